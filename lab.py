@@ -15,14 +15,15 @@ IOMMU_LAB_INSTALLER=pip leaves out uv, which is only there because it is faster.
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 if sys.version_info < (3, 11):
     sys.exit(
-        f"iommu_lab needs Python 3.11 or newer. This is {sys.version.split()[0]} ({sys.executable}).\n"
-        "Try a newer one by name, for example:  python3.12 lab.py"
+        f"iommu_lab needs Python 3.11 or newer; this is {sys.version.split()[0]} ({sys.executable})."
+        "\nTry a newer one by name, for example:  python3.12 lab.py"
     )
 
 import venv
@@ -55,7 +56,7 @@ def set_up():
     stamp, want = VENV / "iommu_lab.stamp", fingerprint()
     if stamp.is_file() and stamp.read_text() == want:
         return
-    print(f"Setting up {VENV} (once; about 900 MB, a minute or two) ...", flush=True)
+    print(f"Setting up {VENV} (once; about 1.3 GB, a minute or two) ...", flush=True)
     make_venv()
     install_packages()
     stamp.write_text(want)
@@ -97,15 +98,14 @@ def install_packages():
 
 def lock_of_uv():
     """The lines of the lock that speak of uv, as a file of their own."""
-    text = LOCK.read_text().replace("\\\n", "\\\0").splitlines()
-    alone = VENV / "uv.lock"
-    alone.write_text("".join(f"{line}\n" for line in text if line.startswith("uv==")).replace("\0", "\n"))
+    alone = VENV / "requirements-uv.lock"
+    alone.write_text(re.search(r"(?m)^uv==.*(\n +--hash=.*)+", LOCK.read_text())[0])
     return alone
 
 
 def runs(*command):
     """Whether a command succeeds. It stays quiet, since pip is tried next."""
-    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def become(*arguments):

@@ -20,7 +20,7 @@ def _shipped(folder: str) -> Path:
     if beside.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file():
         return beside
     raise FileNotFoundError(
-        f"iommu_lab was installed without its {folder}/ folder: neither {inside} nor {beside} is one"
+        f"iommu_lab was installed without its {folder}/: neither {inside} nor {beside} is there"
     )
 
 

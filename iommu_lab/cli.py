@@ -1,0 +1,69 @@
+"""What can be asked for from a terminal?
+
+Each command is a row below and one function in the module that does the work, loaded only
+when it is called: ``iommu-lab --help`` must not wait for pandas. A command takes the words
+after its name and returns an exit status; 0 is success, 2 a question that made no sense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import NamedTuple, cast
+
+
+class Command(NamedTuple):
+    """A word on the command line, the function behind it, and what it does for you."""
+
+    name: str
+    where: str  # "module:function" in this package
+    says: str
+
+    def __call__(self, argv: Sequence[str]) -> int:
+        module, _, function = self.where.partition(":")
+        run = getattr(import_module(f"{__package__}.{module}"), function)
+        return cast("Callable[[Sequence[str]], int]", run)(argv)
+
+
+COMMANDS = (
+    Command("lab", "lessons:open_lab", "open JupyterLab on the first lesson"),
+    Command("doctor", "doctor:examine_here", "look at every part and say what is missing"),
+    Command("reset", "lessons:reset", "bring back the original of a lesson: reset 03"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the entry point of ``iommu-lab`` and of ``python -m iommu_lab``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    commands = {command.name: command for command in COMMANDS}
+    if not words or words[0].startswith("-"):
+        parser = _parser()
+        parser.parse_args(words)
+        parser.print_help()
+        return 0
+    name, *rest = words
+    if name not in commands:
+        near = get_close_matches(name, commands, n=3, cutoff=0.4) or list(commands)
+        print(f"iommu-lab: no command {name!r}; nearest: {', '.join(near)}", file=sys.stderr)
+        return 2
+    return commands[name](rest)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from . import __version__
+
+    width = max(len(command.name) for command in COMMANDS)
+    parser = argparse.ArgumentParser(
+        prog="iommu-lab",
+        usage="iommu-lab COMMAND ...",
+        description="Which DMA gets through, and to what memory?",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<{width}}  {says}" for name, _, says in COMMANDS)
+        + "\n\niommu-lab COMMAND --help says more about one of them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"iommu_lab {__version__}")
+    return parser
