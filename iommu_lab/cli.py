@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import NamedTuple, cast
+
+from .errors import UnknownName, unknown
 
 
 class Command(NamedTuple):
@@ -45,11 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     name, *rest = words
-    if name not in commands:
-        near = get_close_matches(name, commands, n=3, cutoff=0.4) or list(commands)
-        print(f"iommu-lab: no command {name!r}; nearest: {', '.join(near)}", file=sys.stderr)
+    try:
+        if name not in commands:
+            raise unknown("command", name, commands)
+        return commands[name](rest)
+    except UnknownName as error:
+        print(f"iommu-lab: {error}", file=sys.stderr)
         return 2
-    return commands[name](rest)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,8 +7,9 @@ in ``site-packages`` a neighbouring folder called ``data`` would be somebody els
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
+
+from .errors import unknown
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -33,9 +34,7 @@ def datafile(*parts: str) -> Path:
     path = root.joinpath(*parts)
     if not path.exists():
         there = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-        wanted = "/".join(parts)
-        near = get_close_matches(wanted, there, n=3) or there[:3]
-        raise FileNotFoundError(f"no data file {wanted}; nearest in {root}: {', '.join(near)}")
+        raise FileNotFoundError(f"{unknown('data file', '/'.join(parts), there)} (in {root})")
     return path
 
 

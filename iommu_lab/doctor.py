@@ -78,6 +78,7 @@ def examine_here(argv: Sequence[str]) -> int:
     argparse.ArgumentParser(
         prog="iommu-lab doctor", description="Look at every part and say what is missing."
     ).parse_args(argv)
+    print(f"Looking at {Path(__file__).parent} with {sys.executable}")
     report = doctor(start_jupyterlab=True)
     print(report)
     return 0 if report.healthy else 1
@@ -100,7 +101,7 @@ def _look(start_jupyterlab: bool) -> Iterator[Finding]:
 
 
 def _python() -> Finding:
-    return Finding("ok", "Python", f"{sys.version.split()[0]} ({sys.executable})")
+    return Finding("ok", "Python", sys.version.split()[0])
 
 
 def _packages() -> Iterator[Finding]:
@@ -145,7 +146,7 @@ def _data() -> Finding:
         datafile("releases")
     except FileNotFoundError as error:
         return Finding("BROKEN", "data files", str(error))
-    return Finding("ok", "data files", f"{found} in {datafile()}")
+    return Finding("ok", "data files", f"{found} found")
 
 
 def _jupyterlab() -> Finding:
@@ -168,18 +169,19 @@ def _chromium() -> Finding:
 
 
 def _qemu() -> Finding:
-    found = [path for path in map(shutil.which, QEMUS) if path]
+    found = [name for name in QEMUS if shutil.which(name)]
     if not found:
         cure = "only booting real kernels needs it: apt install qemu-system-x86"
         return Finding("absent", "QEMU", cure)
-    return _version("QEMU", *found)
+    version = _version("QEMU", found[0])
+    return version._replace(says=f"{version.says}: {', '.join(found)}")
 
 
-def _version(part: str, program: str, *others: str) -> Finding:
+def _version(part: str, program: str) -> Finding:
     try:
         said = subprocess.run(
             [program, "--version"], check=True, capture_output=True, text=True, timeout=60
         ).stdout.splitlines()[0]
     except (OSError, subprocess.SubprocessError, IndexError) as error:
         return Finding("absent", part, f"does not run: {error}")
-    return Finding("ok", part, f"{said.strip()} ({', '.join([program, *others])})")
+    return Finding("ok", part, said.strip())

@@ -7,14 +7,18 @@ the current folder first: a reader's answers do not belong among installed files
 from __future__ import annotations
 
 import argparse
+import html
+import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
+from typing import NamedTuple
 
 from .datafiles import notebooks
+from .errors import unknown
 from .labserver import options
 
 COPY = Path("iommu-lab")
@@ -28,6 +32,57 @@ def folder() -> Path:
 
 def _in_checkout(shipped: Path) -> bool:
     return (shipped.parent / "pyproject.toml").is_file()
+
+
+class Lesson(NamedTuple):
+    """What a lesson's first cell says about it."""
+
+    file: str
+    title: str
+    you_will: str
+    needs: str
+    takes: str
+
+
+class Contents(tuple[Lesson, ...]):
+    """The lessons in order, as lines of text or as a table with links."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{file:<24} {title} ({takes})" for file, title, _, _, takes in self)
+
+    def _repr_html_(self) -> str:
+        left = 'style="text-align:left"'
+        titles = "".join(f"<th {left}>{name}</th>" for name in ("lesson", "you will", "takes"))
+        rows = "".join(
+            f'<tr><td {left}><a href="{file}">{title}</a></td><td {left}>{you_will}</td>'
+            f"<td {left}>{takes}</td></tr>"
+            for file, title, you_will, _, takes in (map(html.escape, lesson) for lesson in self)
+        )
+        return f"<table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def contents() -> Contents:
+    """The lessons, read from the first cell of each notebook."""
+    return Contents(_lesson(path) for path in sorted(notebooks().glob("*.ipynb")))
+
+
+_BOX = re.compile(
+    r"# (?P<title>.+?)\n\n\*\*You will\*\* (?P<you_will>.+?)"
+    r"\s\*\*Needs\*\* (?P<needs>.+?)\s\*\*Takes\*\* about (?P<takes>\d+ minutes)",
+    re.DOTALL,
+)
+
+
+def _lesson(path: Path) -> Lesson:
+    first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+    box = _BOX.match(first)
+    if box is None:
+        raise ValueError(
+            f"{path.name}: the first cell must be a title and a box, see CONTRIBUTING.md"
+        )
+    return Lesson(path.name, *(" ".join(part.split()) for part in box.groups()))
 
 
 def open_lab(argv: Sequence[str]) -> int:
@@ -63,10 +118,7 @@ def reset(argv: Sequence[str]) -> int:
     there = sorted(path.name for path in notebooks().glob("*.ipynb"))
     meant = [name for name in there if name.startswith(wanted)]
     if len(meant) != 1:
-        near = meant or get_close_matches(wanted, there, n=3) or there
-        what = "more than one lesson begins" if meant else "no lesson begins"
-        print(f"iommu-lab reset: {what} with {wanted!r}: {', '.join(near)}", file=sys.stderr)
-        return 2
+        raise unknown("lesson", wanted, meant or there)
     path = mine / meant[0]
     before, original = path.read_bytes() if path.exists() else b"", _original(path)
     if before == original:
