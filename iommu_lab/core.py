@@ -1,0 +1,820 @@
+"""The kernel core: what each verb of ``drivers/iommu/iommu.c`` does, release by release.
+
+Each function here is one verb of the core. It takes a :class:`~iommu_lab.state.World`, changes the
+core's belief, calls the driver for the hardware, and raises the kernel's errno when it refuses. The
+differences between releases are words in ``data/releases/rules.csv``; a function asks
+``w.release["rule"]`` and never for a release by name.
+
+Where the model stops: locking and concurrency, PASIDs, nested domains and page requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import behaviours
+from .domains import Domain, DomainType
+from .errors import KernelCrash, refuse
+from .hardware import BYPASS, Entry, Hardware, Kind
+from .machine import Device
+from .pagetables import iommu_map
+from .state import DeviceState, Group, Kernel, State, World
+from .tables import EMPTY, READ, WRITE
+
+MANAGES_DMA_ITSELF = ("vfio-pci", "vfio-platform", "pci-stub", "pcieport")
+"""Drivers with ``driver_managed_dma``: binding them does not take the default domain."""
+
+
+# -- probing -------------------------------------------------------------------------------------
+
+
+def boot(kernel: Kernel) -> tuple[State, list[Any]]:
+    """The state after boot: every device probed, every group with its default domain, if any."""
+    hardware = Hardware(msi=kernel.machine.msi, width=kernel.machine.width)
+    w = World(kernel, State(hardware=hardware))
+    for device in kernel.machine.devices:
+        w.devices[device.name] = DeviceState(device.group, driver=device.managed_by or None)
+        w.master[device.name] = device.master_at_boot
+        if device.name in kernel.machine.no_iommu:
+            w.entries[device.name] = BYPASS
+        else:
+            behaviours.boot(w, device.name)
+    w.events.clear()
+    for number, devices in kernel.machine.groups.items():
+        w.groups[number] = Group(number, ())
+        for device in devices:
+            _add_to_group(w, number, device)
+        _set_default(w, number)
+    for number, devices in kernel.machine.groups.items():
+        for device in devices:
+            _probe_finalize(w, number, device)
+            if device.managed_by and device.managed_by not in MANAGES_DMA_ITSELF:
+                w.set_group(number, owner_cnt=w.groups[number].owner_cnt + 1)
+    return w.freeze(), w.events
+
+
+def _add_to_group(w: World, number: int, device: Device) -> None:
+    group = w.groups[number]
+    w.set_group(number, devices=(*group.devices, device.name))
+    w.event("trace", "add_device_to_group", device=device.name, text=f"groupID={number}")
+
+
+def _global_type(w: World) -> DomainType:
+    """``iommu_def_domain_type``: what the boot line and the configuration ask for."""
+    if w.kernel.passthrough:
+        return DomainType.IDENTITY
+    if w.kernel.strict or w.release["flush_queue"] == "attribute":
+        return DomainType.DMA
+    return DomainType.DMA_FQ
+
+
+def _request(w: World, device: Device) -> DomainType | None:
+    """What this device must have: an untrusted device DMA, else what its driver asks for."""
+    asks = device.requires or w.driver.required_type
+    if device.untrusted:
+        conflict = asks not in (None, DomainType.DMA)
+        if conflict and w.release["default.untrusted"] == "refuse-conflict":
+            raise refuse("EINVAL", f"{device.name} is untrusted and its driver asks for {asks}")
+        return DomainType.DMA
+    return asks
+
+
+def _group_request(w: World, group: Group) -> DomainType | None:
+    """One request for the whole group; None when nobody asks, or when they can't agree."""
+    asks = {r for d in group.devices if (r := _request(w, w.device(d))) is not None}
+    if len(asks) <= 1:
+        return next(iter(asks), None)
+    w.warn("iommu_get_def_domain_type", f"devices of group {group.number} ask for different types")
+    if w.release["default.conflict"] == "identity" and DomainType.IDENTITY in asks:
+        return DomainType.IDENTITY
+    return None
+
+
+def _no_dma_iommu(w: World) -> bool:
+    """32-bit Arm is built without dma-iommu: a DMA domain can't get its cookie there."""
+    return w.kernel.arch == "arm32"
+
+
+def _alloc(w: World, kind: DomainType, name: str) -> Domain | None:
+    """``__iommu_domain_alloc``: the driver's domain, tagged with the type the core asked for."""
+    if kind.dma_api and _no_dma_iommu(w):
+        return None
+    if kind is DomainType.DMA_FQ and w.release["flush_queue"] == "capability":
+        if not w.driver.deferred_flush:
+            kind = DomainType.DMA
+    return behaviours.alloc(w, kind, name)
+
+
+def _alloc_default(w: World, group: Group, kind: DomainType, required: bool) -> Domain | None:
+    """The default domain of a group, with the release's way of falling back to DMA."""
+    name = f"default{group.number}"
+    if any(d == name for d in w.domains):
+        name = f"{name}.{kind.name.lower()}"
+    found = _alloc(w, kind, name)
+    fallback = w.release["default.fallback"]
+    if found is None and kind is not DomainType.DMA and (fallback == "always" or not required):
+        found = _alloc(w, DomainType.DMA, name)
+        if found is not None:
+            w.warn(
+                "iommu_group_alloc_default_domain",
+                f"group {group.number} can't have {kind.name} and gets DMA",
+            )
+    return found
+
+
+def _set_default(w: World, number: int) -> None:
+    """Give a freshly probed group its default domain and attach it."""
+    group = w.groups[number]
+    required = _group_request(w, group)
+    mandatory = w.release["default.fallback"] == "mandatory"
+    if mandatory and w.driver.default_domain is not None:
+        domain = behaviours.alloc(w, w.driver.default_domain, f"default{number}")
+        if domain is None:
+            domain = Domain(f"{w.driver.name}.platform", w.driver.default_domain, static=True)
+            w.domains[domain.name] = domain
+    else:
+        kind = required or _global_type(w)
+        if _no_dma_iommu(w) and mandatory and required is None:
+            kind = DomainType.IDENTITY
+        domain = _alloc_default(w, group, kind, required is not None)
+    if domain is None:
+        if mandatory:
+            raise refuse("ENODEV", f"group {number} gets no default domain, so its probe fails")
+        return
+    w.set_group(number, default=domain.name)
+    for device in group.devices:
+        _direct_mappings(w, domain, device)
+    if w.driver.defers_attach:
+        for device in group.devices:
+            if w.device(device).deferred:
+                w.set_device(device, deferred=True)
+                w.entries[device] = Entry(Kind.UNKNOWN, why="it uses the dead kernel's page table")
+    for device in group.devices:
+        if not w.devices[device].deferred:
+            _attach_dev(w, w.domains[domain.name], device)
+    w.set_group(number, domain=domain.name)
+
+
+def _direct_mappings(w: World, domain: Domain, device: str) -> None:
+    """Firmware's direct regions are mapped 1:1 into a DMA default domain."""
+    if not domain.type.dma_api:
+        return
+    for region in w.device(device).reserved:
+        if region.type.startswith("direct"):
+            size = region.last - region.first + 1
+            if w.table(domain.table).lookup(region.first) is None:
+                iommu_map(w, w.domains[domain.name], region.first, region.first, size, READ | WRITE)
+                w.event(
+                    "trace",
+                    "map",
+                    domain=domain.name,
+                    iova=region.first,
+                    size=size,
+                    paddr=region.first,
+                )
+
+
+def _probe_finalize(w: World, number: int, device: Device) -> None:
+    """A driver that makes its own ARM mapping attaches it when the probe ends (mtk_v1)."""
+    if w.driver.attach != "foreign-ignored":
+        return
+    name = f"mapping.{device.name}"
+    w.domains[name] = Domain(name, DomainType.UNMANAGED, table=name, ready=True)
+    w.tables[name] = EMPTY
+    w.notes[f"mapping:{device.name}"] = name
+    group = w.groups[number]
+    if len(group.devices) == 1:
+        _attach_dev(w, w.domains[name], device.name)
+        w.set_group(number, domain=name)
+
+
+def _attach_dev(w: World, domain: Domain, device: str) -> None:
+    """``__iommu_attach_device``: the driver's attach and its trace event."""
+    behaviours.attach(w, w.domains[domain.name], device)
+    if w.release["deferred"] == "latched":
+        w.set_device(device, deferred=False)
+    w.event("trace", "attach_device_to_domain", device=device, domain=domain.name)
+
+
+# -- attaching -----------------------------------------------------------------------------------
+
+
+def attach_device(w: World, domain: str, device: str) -> int:
+    """``iommu_attach_device``: ENODEV without a group, EINVAL in a group of several devices."""
+    group = w.group_of(device)
+    if group is None:
+        raise refuse("ENODEV", f"{device} is in no group")
+    if len(group.devices) != 1:
+        raise refuse("EINVAL", f"group {group.number} has {len(group.devices)} devices")
+    return attach_group(w, domain, group.number)
+
+
+def attach_group(w: World, domain: str, number: int) -> int:
+    """``iommu_attach_group``: EBUSY when something else than the core's own domain is attached."""
+    group = w.groups[number]
+    if _busy(w, group):
+        raise refuse("EBUSY", f"group {number} is attached to {group.domain}")
+    return _attach_group(w, domain, number)
+
+
+def _busy(w: World, group: Group) -> bool:
+    if w.release["attach.busy"] == "not-default":
+        return group.default is not None and group.domain != group.default
+    return group.domain is not None and group.domain not in (group.default, group.blocking)
+
+
+def _attach_group(w: World, domain: str, number: int) -> int:
+    failure = w.release["attach.failure"]
+    if failure == "revert":
+        return _set_domain(w, domain, number)
+    old = w.groups[number].domain
+    try:
+        for device in w.groups[number].devices:
+            _attach_unless_deferred(w, domain, device)
+    except OSError:
+        if failure == "reattach-old" and old is not None:
+            with w.warning("__iommu_attach_group", "a device can't go back to its old domain"):
+                for device in w.groups[number].devices:
+                    _attach_unless_deferred(w, old, device)
+        raise
+    w.set_group(number, domain=domain)
+    return 0
+
+
+def _attach_unless_deferred(w: World, domain: str, device: str) -> None:
+    if w.devices[device].deferred and w.release["deferred"] == "asked":
+        return
+    _attach_dev(w, w.domains[domain], device)
+
+
+def replace_domain(w: World, domain: str | None, number: int) -> int:
+    """``iommu_group_replace_domain``: attach without asking what is attached."""
+    if domain is None:
+        raise refuse("EINVAL", "a group can't be replaced to no domain")
+    return _set_domain(w, domain, number)
+
+
+# -- the core's own switch -------------------------------------------------------------------------
+
+
+def _set_domain(w: World, target: str | None, number: int, *, must: bool = False) -> int:
+    """``__iommu_group_set_domain``: the one place where a group's domain changes."""
+    group = w.groups[number]
+    if target is None and w.release["set_null"] == "blocking":
+        if group.domain is None:
+            return 0
+        target = _blocking(w, group)
+    elif group.domain == target:
+        return 0
+    if target is None:
+        return _set_null(w, number)
+    failed: OSError | None = None
+    for index, device in enumerate(group.devices):
+        try:
+            _set_device_domain(w, target, device, must=must)
+        except OSError as error:
+            if w.release["set_domain.failure"] == "first-error":
+                raise
+            failed = error
+            if not must:
+                _revert(w, number, group.devices[: index + 1])
+                raise
+    w.set_group(number, domain=target)
+    if failed is not None:
+        raise failed
+    return 0
+
+
+def _set_device_domain(w: World, target: str, device: str, *, must: bool) -> None:
+    """``__iommu_device_set_domain``: one device, with the rules that look at the device."""
+    group = w.group_of(device)
+    assert group is not None
+    domain = w.domains[target]
+    if w.release["attach.direct_to_blocked"] == "EINVAL":
+        blocks = domain.type is DomainType.BLOCKED or target == group.blocking
+        if blocks and any(r.type == "direct" for r in w.device(device).reserved):
+            raise refuse("EINVAL", f"{device} has firmware direct regions and can't be blocked")
+    if w.devices[device].deferred:
+        if target == group.default or w.release["deferred"] == "asked":
+            return
+        w.set_device(device, deferred=False)
+    try:
+        _attach_dev(w, domain, device)
+    except OSError:
+        if must and group.blocking is not None and group.blocking != target:
+            with w.warning("__iommu_device_set_domain", f"{device} can't even be blocked"):
+                _attach_dev(w, w.domains[group.blocking], device)
+        raise
+
+
+def _revert(w: World, number: int, devices: tuple[str, ...]) -> None:
+    """Send the devices handled so far back to where the group still is."""
+    old = w.groups[number].domain
+    again = devices[:-1] if w.release["attach.revert"] == "not-the-failing" else devices
+    for device in again:
+        if old is None:
+            if w.driver.set_platform_on(w.kernel.arch):
+                behaviours.detach(w, behaviours.current(w, device), device)
+        else:
+            with w.warning("__iommu_group_set_domain_internal", f"{device} can't go back"):
+                _set_device_domain(w, old, device, must=True)
+
+
+def _set_null(w: World, number: int) -> int:
+    """The NULL domain: what it means is the driver's secret, up to 6.6."""
+    group = w.groups[number]
+    how = w.release["set_null"]
+    if how == "refused":
+        w.warn("__iommu_group_set_domain_internal", "there is no NULL domain")
+        raise refuse("EINVAL", "a group always has a domain")
+    old = w.attached(group)
+    if how == "set_platform":
+        for device in group.devices:
+            if w.driver.set_platform_on(w.kernel.arch):
+                behaviours.detach(w, old, device)
+            else:
+                w.warn(
+                    "iommu_group_do_set_platform_dma",
+                    f"{w.driver.name} has no set_platform_dma_ops",
+                )
+        w.set_group(number, domain=None)
+        return 0
+    if not w.driver.detach or (old is not None and old.static):
+        w.warn("__iommu_group_set_domain", f"{w.driver.name} has no detach_dev")
+        raise refuse("EINVAL", f"{w.driver.name} has no detach_dev")
+    for device in group.devices:
+        _detach_dev(w, old, device)
+    w.set_group(number, domain=None)
+    return 0
+
+
+def _detach_dev(w: World, domain: Domain | None, device: str) -> None:
+    if w.devices[device].deferred:
+        return
+    behaviours.detach(w, domain, device)
+    w.event(
+        "trace",
+        "detach_device_from_domain",
+        device=device,
+        domain="" if domain is None else domain.name,
+    )
+
+
+def _core_domain(w: World, number: int) -> None:
+    """``__iommu_group_set_core_domain``: blocking while there is an owner, else the default."""
+    group = w.groups[number]
+    target = group.blocking if group.owner is not None else group.default
+    with w.warning("__iommu_group_set_core_domain", "the default or blocking domain was refused"):
+        _set_domain(w, target, number, must=True)
+
+
+# -- detaching -----------------------------------------------------------------------------------
+
+
+def detach_device(w: World, domain: str, device: str) -> None:
+    """``iommu_detach_device``: has no result; a wrong domain is a WARN or goes unseen."""
+    group = w.group_of(device)
+    if group is None:
+        return
+    wrong = w.release["detach.wrong_domain"] == "warn" and group.domain != domain
+    if wrong or len(group.devices) != 1:
+        w.warn("iommu_detach_device", f"{device} is not alone on {domain}; nothing is done")
+        return
+    _detach(w, domain, group.number)
+
+
+def detach_group(w: World, domain: str, number: int) -> None:
+    """``iommu_detach_group``: whatever is attached goes, whichever domain was named."""
+    _detach(w, domain, number)
+
+
+def _detach(w: World, domain: str, number: int) -> None:
+    if w.release["detach.target"] == "core-domain":
+        _core_domain(w, number)
+        return
+    group = w.groups[number]
+    if group.default is None:
+        if w.driver.detach:
+            for device in group.devices:
+                _detach_dev(w, w.domains[domain], device)
+        w.set_group(number, domain=None)
+    elif group.domain != group.default:
+        with w.warning("__iommu_detach_group", "the default domain was refused"):
+            for device in group.devices:
+                _attach_dev(w, w.domains[group.default], device)
+            w.set_group(number, domain=group.default)
+
+
+# -- DMA ownership ---------------------------------------------------------------------------------
+
+
+def claim_dma_owner(w: World, number: int, owner: str | None) -> int:
+    """``iommu_group_claim_dma_owner``: EPERM when anybody has it, EBUSY when attached elsewhere."""
+    group = w.groups[number]
+    if owner is None and w.release["claim.null_owner"] == "refused":
+        w.warn("iommu_group_claim_dma_owner", "an owner must be named")
+        raise refuse("EINVAL", "an owner must be named")
+    if group.owner_cnt:
+        raise refuse("EPERM", f"group {number} has an owner or a driver: count {group.owner_cnt}")
+    return _take(w, number, owner)
+
+
+def claim_device(w: World, device: str, owner: str | None) -> int:
+    """``iommu_device_claim_dma_owner``: the same owner may claim again, and is counted."""
+    group = w.group_of(device)
+    if owner is None:
+        w.warn("iommu_device_claim_dma_owner", "an owner must be named")
+        raise refuse("EINVAL", "an owner must be named")
+    if group is None:
+        raise refuse("ENODEV", f"{device} is in no group")
+    if group.owner_cnt:
+        if group.owner != owner:
+            raise refuse("EPERM", f"group {group.number} belongs to {group.owner or 'a driver'}")
+        w.set_group(group.number, owner_cnt=group.owner_cnt + 1)
+        return 0
+    return _take(w, group.number, owner)
+
+
+def _take(w: World, number: int, owner: str | None) -> int:
+    group = w.groups[number]
+    if group.domain is not None and group.domain != group.default:
+        raise refuse("EBUSY", f"group {number} is attached to {group.domain}")
+    target = _blocking(w, group)
+    _set_domain(w, target, number)
+    w.set_group(number, owner=owner, owner_cnt=1)
+    return 0
+
+
+def _blocking(w: World, group: Group) -> str:
+    """``__iommu_group_alloc_blocking_domain``: a true one, else an empty table that stands in."""
+    group = w.groups[group.number]
+    if group.blocking is not None:
+        return group.blocking
+    name = f"blocking{group.number}"
+    found = _alloc(w, DomainType.BLOCKED, name)
+    if found is None:
+        found = _alloc(w, DomainType.UNMANAGED, name)
+        if found is None:
+            raise refuse("EINVAL", f"{w.driver.name} has neither a blocking nor an empty domain")
+        found = w.set_domain(found.name, substitute=True)
+    w.set_group(group.number, blocking=found.name)
+    return found.name
+
+
+def release_dma_owner(w: World, number: int) -> None:
+    """``iommu_group_release_dma_owner``: back to the default, whatever is attached."""
+    group = w.groups[number]
+    if not group.owner_cnt or group.owner is None:
+        w.warn("iommu_group_release_dma_owner", f"group {number} is not claimed")
+        return
+    w.set_group(number, owner=None, owner_cnt=0)
+    with w.warning("iommu_group_release_dma_owner", "the default domain was refused"):
+        _set_domain(w, group.default, number, must=True)
+
+
+def release_device_owner(w: World, device: str) -> None:
+    """``iommu_device_release_dma_owner``: the last of counted claims goes back to the default."""
+    group = w.group_of(device)
+    if group is None:
+        return
+    if group.owner_cnt > 1 and group.owner is not None:
+        w.set_group(group.number, owner_cnt=group.owner_cnt - 1)
+    else:
+        release_dma_owner(w, group.number)
+
+
+def use_default_domain(w: World, device: str) -> int:
+    """``iommu_device_use_default_domain``: what binding an ordinary driver asks for."""
+    group = w.group_of(device)
+    if group is None:
+        return 0
+    if group.default is None and w.release["bind.no_default"] == "EPROBE_DEFER":
+        raise refuse("EPROBE_DEFER", f"group {group.number} has no default domain yet")
+    if group.owner_cnt and (group.owner is not None or not _on_default(w, group)):
+        raise refuse("EBUSY", f"group {group.number} is owned by {group.owner or 'somebody else'}")
+    w.set_group(group.number, owner_cnt=group.owner_cnt + 1)
+    return 0
+
+
+def _on_default(w: World, group: Group) -> bool:
+    if group.domain == group.default:
+        return True
+    if w.release["bind.default_test"] != "same-or-identity":
+        return False
+    both = [w.domains[d] for d in (group.domain, group.default) if d is not None]
+    return len(both) == 2 and all(d.type is DomainType.IDENTITY for d in both)
+
+
+def unuse_default_domain(w: World, device: str) -> None:
+    """``iommu_device_unuse_default_domain``: count down; touches no domain."""
+    group = w.group_of(device)
+    if group is None:
+        return
+    if not group.owner_cnt:
+        w.warn("iommu_device_unuse_default_domain", f"group {group.number} has no user")
+        return
+    w.set_group(group.number, owner_cnt=group.owner_cnt - 1)
+
+
+# -- kernel drivers --------------------------------------------------------------------------------
+
+
+def bind(w: World, device: str, driver: str) -> int:
+    """Bind a kernel driver: its DMA set-up, then the default domain unless it manages DMA itself."""
+    at = w.devices[device]
+    if at.driver is not None:
+        raise refuse("EBUSY", f"{device} is bound to {at.driver}")
+    _arm_mapping(w, device)
+    counts = w.release["ownership"] != "none" and driver not in MANAGES_DMA_ITSELF
+    if counts:
+        try:
+            use_default_domain(w, device)
+        except OSError:
+            _arm_teardown(w, device)
+            raise
+    w.set_device(device, driver=driver)
+    if driver not in MANAGES_DMA_ITSELF:
+        w.master[device] = True
+    return 0
+
+
+def unbind(w: World, device: str) -> int:
+    """Unbind the kernel driver; its share of the default domain goes with it."""
+    at = w.devices[device]
+    if at.driver is None:
+        raise refuse("ENODEV", f"{device} has no driver")
+    if w.release["ownership"] != "none" and at.driver not in MANAGES_DMA_ITSELF:
+        unuse_default_domain(w, device)
+    _arm_teardown(w, device)
+    w.set_device(device, driver=None)
+    return 0
+
+
+def _arm_mapping(w: World, device: str) -> None:
+    """32-bit Arm attaches an UNMANAGED domain of its own (arm_setup_iommu_dma_ops)."""
+    group = w.group_of(device)
+    if w.kernel.arch != "arm32" or group is None or len(group.devices) != 1:
+        return
+    if w.driver.attach == "foreign-ignored":
+        return
+    name = f"mapping.{device}"
+    if _alloc(w, DomainType.UNMANAGED, name) is None:
+        return
+    w.notes[f"mapping:{device}"] = name
+    with w.warning("__arm_iommu_attach_device", "the ARM mapping was refused"):
+        attach_device(w, name, device)
+
+
+def _arm_teardown(w: World, device: str) -> None:
+    name = w.notes.get(f"mapping:{device}")
+    if w.kernel.arch != "arm32" or name is None or w.driver.attach == "foreign-ignored":
+        return
+    detach_device(w, name, device)
+    del w.notes[f"mapping:{device}"]
+    group = w.group_of(device)
+    if group is None or group.domain != name:
+        behaviours.free(w, w.domains[name])
+
+
+# -- the type file ---------------------------------------------------------------------------------
+
+
+WRITABLE = {
+    "identity": DomainType.IDENTITY,
+    "DMA": DomainType.DMA,
+    "DMA-FQ": DomainType.DMA_FQ,
+    "auto": None,
+}
+
+
+def group_type(w: World, number: int) -> str:
+    """What ``/sys/kernel/iommu_groups/N/type`` reads: always the default domain's type."""
+    default = w.groups[number].default
+    return "unknown" if default is None else w.domains[default].type.sysfs
+
+
+def set_group_type(w: World, number: int, word: str) -> int:
+    """Write the group's type file: ``identity``, ``DMA``, ``DMA-FQ`` or ``auto``."""
+    rule = w.release["type_file"]
+    group = w.groups[number]
+    if rule == "read-only":
+        raise refuse("EACCES", "the type file can only be read in this release")
+    if group.default is None and w.release["ownership"] != "none":
+        raise refuse("EINVAL", f"group {number} has no default domain")
+    known = {k: v for k, v in WRITABLE.items()}
+    if word not in known:
+        raise refuse("EINVAL", f"{word!r} is none of {', '.join(known)}")
+    if rule == "whole-group":
+        return _type_of_group(w, number, known[word])
+    return _type_of_one_device(w, number, known[word])
+
+
+def _is_dma_to_fq(w: World, group: Group, target: DomainType | None) -> bool:
+    default = group.default
+    return (
+        target is DomainType.DMA_FQ
+        and default is not None
+        and w.domains[default].type is DomainType.DMA
+    )
+
+
+def _go_lazy(w: World, group: Group) -> int:
+    """DMA to DMA-FQ happens in place: only the flush queue is added."""
+    assert group.default is not None
+    w.set_domain(group.default, type=DomainType.DMA_FQ)
+    return 0
+
+
+def _type_of_group(w: World, number: int, target: DomainType | None) -> int:
+    group = w.groups[number]
+    if _is_dma_to_fq(w, group, target):
+        return _go_lazy(w, group)
+    if not group.devices or group.owner_cnt:
+        raise refuse("EPERM", f"group {number} is empty, owned or has a driver")
+    required = _group_request(w, group)
+    if target is not None and required not in (None, target):
+        raise refuse("EINVAL", f"a device of group {number} must have {required}")
+    kind = target or required or _global_type(w)
+    return _new_default(w, number, kind, required is not None or target is not None)
+
+
+def _type_of_one_device(w: World, number: int, target: DomainType | None) -> int:
+    group = w.groups[number]
+    if len(group.devices) != 1:
+        raise refuse("EINVAL", f"group {number} has {len(group.devices)} devices")
+    device = group.devices[0]
+    lazy = _is_dma_to_fq(w, group, target)
+    if w.devices[device].driver is not None and not lazy:
+        raise refuse("EBUSY", f"{device} is bound to {w.devices[device].driver}")
+    if group.default is None or group.domain != group.default:
+        raise refuse("EBUSY", f"group {number} is attached to {group.domain}")
+    required = _request(w, w.device(device))
+    if target is not None and required not in (None, target):
+        raise refuse("EINVAL", f"{device} must have {required}")
+    kind = target or required or _global_type(w)
+    present = w.domains[group.default].type
+    if kind is present:
+        return 0
+    if kind is DomainType.DMA_FQ and present is DomainType.DMA:
+        return _go_lazy(w, group)
+    return _new_default(w, number, kind, False)
+
+
+def _new_default(w: World, number: int, kind: DomainType, required: bool) -> int:
+    """A new, empty default domain takes the old one's place; every IOVA of the old one is gone."""
+    group = w.groups[number]
+    assert group.default is not None
+    old = w.domains[group.default]
+    if old.type is kind:
+        return 0
+    found = _alloc_default(w, group, kind, required)
+    if found is None:
+        fails = "ENODEV" if w.release["default.fallback"] == "unless-required" else "EINVAL"
+        raise refuse(fails, f"{w.driver.name} can't give a {kind.name} domain")
+    for device in group.devices:
+        _direct_mappings(w, found, device)
+    w.set_group(number, default=found.name)
+    try:
+        if w.release["set_domain.failure"] == "first-error":
+            for device in group.devices:
+                _attach_dev(w, w.domains[found.name], device)
+            w.set_group(number, domain=found.name)
+        else:
+            _set_domain(w, found.name, number)
+    except OSError:
+        w.set_group(number, default=old.name, domain=old.name)
+        behaviours.free(w, w.domains[found.name])
+        raise
+    behaviours.free(w, w.domains[old.name])
+    w.iovas.pop(old.name, None)
+    return 0
+
+
+# -- devices come and go ---------------------------------------------------------------------------
+
+
+def remove(w: World, device: str) -> int:
+    """The device leaves its bus: driver unbound, IOMMU driver's release, out of the group."""
+    at = w.devices[device]
+    if not at.present:
+        raise refuse("ENODEV", f"{device} is not there")
+    if at.driver is not None:
+        unbind(w, device)
+    group = w.group_of(device)
+    if group is not None:
+        if w.release["empty_group"] == "frees" and len(group.devices) == 1:
+            if group.owner_cnt or group.domain != group.default:
+                w.warn("iommu_deinit_device", f"the last device leaves group {group.number} in use")
+        _release(w, device)
+        w.event("trace", "remove_device_from_group", device=device, text=f"groupID={group.number}")
+        rest = tuple(d for d in group.devices if d != device)
+        w.set_group(group.number, devices=rest)
+        if not rest:
+            _empty(w, group.number)
+    w.set_device(device, present=False, deferred=False)
+    return 0
+
+
+def _release(w: World, device: str) -> None:
+    """``release_domain`` first where the release has it, then the driver's release_device."""
+    kind = w.driver.release_domain
+    if w.release["release_domain"] == "yes" and kind is not None:
+        direct = any(r.type == "direct" for r in w.device(device).reserved)
+        if direct and w.release["release_domain.direct"] == "identity":
+            kind = DomainType.IDENTITY
+        domain = behaviours.alloc(w, kind, f"release.{device}")
+        if domain is not None and not w.devices[device].deferred:
+            behaviours.attach(w, domain, device)
+            return
+    behaviours.release(w, device)
+
+
+def _empty(w: World, number: int) -> None:
+    """The group dies with its last device; its domains go with it."""
+    group = w.groups.pop(number)
+    for name in (group.default, group.blocking):
+        if name is not None and name in w.domains:
+            domain = w.domains[name]
+            if domain.static and w.release["domain_free"] == "unconditional":
+                if w.release["set_null"] == "blocking" and domain.type is DomainType.BLOCKED:
+                    raise KernelCrash("iommu_domain_free", "the static domain has no free function")
+            behaviours.free(w, domain)
+            w.iovas.pop(name, None)
+
+
+def probe(w: World, device: str) -> int:
+    """A device appears: into its group, or a new one, and onto the domain the release gives it."""
+    at = w.devices[device]
+    if at.present and w.group_of(device) is not None:
+        raise refuse("EBUSY", f"{device} is there already")
+    w.set_device(device, present=True, driver=None)
+    if device in w.kernel.machine.no_iommu:
+        return 0
+    behaviours.boot(w, device)
+    number = at.group
+    joins = number in w.groups
+    if not joins:
+        w.groups[number] = Group(number, ())
+    _add_to_group(w, number, w.device(device))
+    if not joins:
+        _set_default(w, number)
+    else:
+        _join(w, number, device)
+    _probe_finalize(w, number, w.device(device))
+    return 0
+
+
+def _join(w: World, number: int, device: str) -> None:
+    """A device joins a group that exists, and that may be attached anywhere."""
+    group = w.groups[number]
+    rule = w.release["late_joiner"]
+    if group.domain is not None:
+        _attach_dev(w, w.domains[group.domain], device)
+    owned = group.owner is not None and rule != "default"
+    if rule != "group-domain" and group.default is not None and not owned:
+        _attach_dev(w, w.domains[group.default], device)
+    if group.default is not None:
+        _direct_mappings(w, w.domains[group.default], device)
+
+
+def deferred_attach(w: World, device: str) -> None:
+    """``iommu_deferred_attach``: the first DMA-API mapping attaches a deferred device."""
+    group = w.group_of(device)
+    if group is not None and group.domain is not None and w.devices[device].deferred:
+        _attach_dev(w, w.domains[group.domain], device)
+        w.set_device(device, deferred=False)
+
+
+VERBS: dict[str, Callable[..., Any]] = {
+    f.__name__: f
+    for f in (
+        attach_device,
+        detach_device,
+        attach_group,
+        detach_group,
+        replace_domain,
+        claim_dma_owner,
+        release_dma_owner,
+        claim_device,
+        release_device_owner,
+        use_default_domain,
+        unuse_default_domain,
+        set_group_type,
+        bind,
+        unbind,
+        probe,
+        remove,
+    )
+}
+
+NEEDS = {
+    "claim_dma_owner": ("ownership", ("group", "device")),
+    "release_dma_owner": ("ownership", ("group", "device")),
+    "use_default_domain": ("ownership", ("group", "device")),
+    "unuse_default_domain": ("ownership", ("group", "device")),
+    "claim_device": ("ownership", ("device",)),
+    "release_device_owner": ("ownership", ("device",)),
+    "replace_domain": ("replace_domain", ("yes",)),
+}
+"""Verbs that a release may lack: the rule to look at, and the values under which it is there."""

@@ -1,0 +1,63 @@
+"""What a verb can answer besides success: the kernel's refusals, its crashes, and our own.
+
+A refusal is the kernel's errno and is raised as ``OSError``. A crash is what would take the kernel
+down or hang it. The third kind is ours: a name that does not exist, a verb the release lacks.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class KernelCrash(Exception):
+    """The kernel would dereference NULL, hit BUG() or never return.
+
+    ``function`` is the kernel function, ``reason`` a sentence; the Lab stays readable at the state
+    before the verb.
+    """
+
+    def __init__(self, function: str, reason: str) -> None:
+        super().__init__(f"{function}: {reason}")
+        self.function = function
+        self.reason = reason
+
+
+class NotInRelease(AttributeError):
+    """This kernel release has no such verb."""
+
+
+class UnknownName(ValueError, KeyError):
+    """A device, driver, domain or release that does not exist; says which names are near."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def refuse(name: str, why: str) -> OSError:
+    """The kernel's refusal as an exception: ``refuse("EBUSY", "…")``.
+
+    >>> refuse("EBUSY", "group 0 is attached elsewhere")
+    OSError(16, 'EBUSY: group 0 is attached elsewhere')
+    """
+    return OSError(getattr(_errno, name, 0) or 524, f"{name}: {why}")
+
+
+def errno_name(error: OSError) -> str:
+    """``EBUSY`` for an error made by :func:`refuse` or by the operating system."""
+    number = error.errno or 0
+    return _errno.errorcode.get(number, os.strerror(number))
+
+
+def unknown(kind: str, name: object, known: Iterable[object]) -> UnknownName:
+    """One line that lists the nearest names.
+
+    >>> str(unknown("driver", "exinos", ["amd", "exynos", "intel"]))
+    "unknown driver 'exinos': nearest is exynos"
+    """
+    names = [str(k) for k in known]
+    near = get_close_matches(str(name), names, n=3, cutoff=0.5) or names[:12]
+    says = "nearest is" if len(near) == 1 else "nearest are" if near != names[:12] else "known are"
+    return UnknownName(f"unknown {kind} {str(name)!r}: {says} {', '.join(near)}")

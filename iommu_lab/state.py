@@ -1,0 +1,217 @@
+"""States: the whole situation at one moment, and the workbench on which a verb makes the next.
+
+A :class:`State` is a frozen value and holds belief and hardware side by side, each in its own
+fields. A verb takes a :class:`World` made from a state, changes it step by step as the kernel
+would, and freezes it again. When the kernel refuses half-way, the world is frozen as it stands,
+since that is what the kernel leaves behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .domains import Domain
+from .drivers import Driver
+from .hardware import Entry, Frozen, Hardware
+from .machine import Device, Machine
+from .releases import Release
+from .tables import EMPTY, PageTable
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What stays fixed while verbs run: the release, the IOMMU driver, the machine, the boot line."""
+
+    release: Release
+    driver: Driver
+    machine: Machine
+    arch: str
+    cmdline: str = ""
+    passthrough: bool = False
+    """Is the global default type IDENTITY (``iommu.passthrough=1``, ``iommu=pt``)?"""
+    strict: bool = False
+    """Is the IOTLB flushed before an unmapped address is given back?"""
+    disable_bypass: bool = True
+    """The SMMU drivers' module parameter: a stream without a domain is stopped."""
+    device_bypass: bool = True
+    """Does a virtio IOMMU let an endpoint without a domain through?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """``struct iommu_group``: what the core believes about devices that it can't tell apart.
+
+    ``domain`` is the domain the core thinks is attached; None is the NULL domain of releases up to
+    6.6, whose meaning only the driver knows.
+    """
+
+    number: int
+    devices: tuple[str, ...]
+    default: str | None = None
+    blocking: str | None = None
+    domain: str | None = None
+    owner: str | None = None
+    owner_cnt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    """One device: whether it is there, which kernel driver is bound, and its deferred flag."""
+
+    group: int
+    driver: str | None = None
+    present: bool = True
+    deferred: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Iovas:
+    """The addresses that a DMA API has handed out of one address space."""
+
+    used: tuple[tuple[int, int], ...] = ()
+    """(first, pages of 4 KiB), sorted."""
+    queued: tuple[tuple[int, int, float], ...] = ()
+    """Unmapped and waiting for the flush queue: (first, pages, since ms)."""
+    next: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """Belief (groups, devices, domains) and truth (hardware) at one moment."""
+
+    groups: Frozen[int, Group] = field(default_factory=Frozen)
+    devices: Frozen[str, DeviceState] = field(default_factory=Frozen)
+    domains: Frozen[str, Domain] = field(default_factory=Frozen)
+    hardware: Hardware = field(default_factory=Hardware)
+    notes: Frozen[str, Any] = field(default_factory=Frozen)
+    """What the IOMMU driver keeps for itself: shared tables, active domains, pending registers."""
+    iovas: Frozen[str, Iovas] = field(default_factory=Frozen)
+    failing: Frozen[str, str] = field(default_factory=Frozen)
+    """Devices whose next attach is made to fail, with the errno."""
+    now_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened: a trace event of the kernel, a warning, a refusal, a crash.
+
+    ``kind`` is "trace", "warn", "errno", "crash", "hardware" or "note"; ``name`` is the kernel's own
+    name for a trace event and the function for a warning or a crash.
+    """
+
+    kind: str
+    name: str
+    device: str = ""
+    domain: str = ""
+    iova: int | None = None
+    size: int | None = None
+    paddr: int | None = None
+    text: str = ""
+
+
+class World:
+    """The workbench of one verb: a state taken apart, to be changed and frozen again."""
+
+    def __init__(self, kernel: Kernel, state: State) -> None:
+        self.kernel = kernel
+        self.groups = dict(state.groups)
+        self.devices = dict(state.devices)
+        self.domains = dict(state.domains)
+        self.entries = dict(state.hardware.entries)
+        self.tables = dict(state.hardware.tables)
+        self.master = dict(state.hardware.master)
+        self.notes = dict(state.notes)
+        self.iovas = dict(state.iovas)
+        self.failing = dict(state.failing)
+        self.now_ms = state.now_ms
+        self.events: list[Event] = []
+        self._was = state
+
+    def freeze(self) -> State:
+        """The state as it stands now; parts that did not change stay the same objects."""
+        was = self._was
+        hardware = Hardware(
+            _keep(was.hardware.entries, self.entries),
+            _keep(was.hardware.tables, self.tables),
+            _keep(was.hardware.master, self.master),
+            self.kernel.machine.msi,
+            self.kernel.machine.width,
+        )
+        return State(
+            _keep(was.groups, self.groups),
+            _keep(was.devices, self.devices),
+            _keep(was.domains, self.domains),
+            was.hardware if hardware == was.hardware else hardware,
+            _keep(was.notes, self.notes),
+            _keep(was.iovas, self.iovas),
+            _keep(was.failing, self.failing),
+            self.now_ms,
+        )
+
+    # -- looking things up ------------------------------------------------------------------
+
+    @property
+    def release(self) -> Release:
+        return self.kernel.release
+
+    @property
+    def driver(self) -> Driver:
+        return self.kernel.driver
+
+    def device(self, name: str) -> Device:
+        return self.kernel.machine.device(name)
+
+    def group_of(self, device: str) -> Group | None:
+        """The group a present device is in; None for a device that no IOMMU driver took."""
+        at = self.devices[device]
+        group = self.groups.get(at.group)
+        return group if group is not None and device in group.devices else None
+
+    def attached(self, group: Group) -> Domain | None:
+        return None if group.domain is None else self.domains[group.domain]
+
+    # -- changing things --------------------------------------------------------------------
+
+    def set_group(self, number: int, **changes: Any) -> Group:
+        self.groups[number] = replace(self.groups[number], **changes)
+        return self.groups[number]
+
+    def set_device(self, name: str, **changes: Any) -> None:
+        self.devices[name] = replace(self.devices[name], **changes)
+
+    def set_domain(self, name: str, **changes: Any) -> Domain:
+        self.domains[name] = replace(self.domains[name], **changes)
+        return self.domains[name]
+
+    def table(self, name: str | None) -> PageTable:
+        return EMPTY if name is None else self.tables.get(name, EMPTY)
+
+    def program(self, device: str, entry: Entry) -> None:
+        """Write one device's translation entry; every write is an event, in order."""
+        if self.entries.get(device) != entry:
+            self.entries[device] = entry
+            self.event("hardware", entry.kind.value, device=device, text=entry.why)
+
+    # -- telling ----------------------------------------------------------------------------
+
+    def event(self, kind: str, name: str, **detail: Any) -> None:
+        self.events.append(Event(kind, name, **detail))
+
+    def warn(self, function: str, text: str) -> None:
+        """The kernel's WARN: it prints and goes on."""
+        self.event("warn", function, text=text)
+
+    @contextmanager
+    def warning(self, function: str, text: str) -> Iterator[None]:
+        """Turn a refusal inside into the kernel's WARN."""
+        try:
+            yield
+        except OSError as error:
+            self.warn(function, f"{text}: {error.strerror}")
+
+
+def _keep(old: Frozen[Any, Any], new: dict[Any, Any]) -> Frozen[Any, Any]:
+    return old if old == new else Frozen(new)
