@@ -270,9 +270,7 @@ def leave_bypass(w: World, device: str) -> None:
 def leave_platform(w: World, device: str) -> None:
     """The platform's DMA ops get the device back, with a new and empty table of their own."""
     w.program(device, replace(BLOCK, why="no translation is registered"))
-    number = int(w.notes.get(f"platform-tables:{device}", 0)) + 1
-    w.notes[f"platform-tables:{device}"] = number
-    name = f"{device}.platform{number}"
+    name = f"{device}.platform"
     w.tables[name] = EMPTY
     w.iovas.pop(name, None)
     w.program(
@@ -368,6 +366,7 @@ def detach(w: World, domain: Domain | None, device: str) -> None:
                 f"{SAYS[driver.leave]}",
             )
         return
+    w.event("driver", driver.body, device=device, domain=domain.name)
     if driver.attach == "counted":
         if w.notes.get("active-domain") == domain.name:
             _leave_counted(w, domain, device)

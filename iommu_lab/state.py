@@ -98,7 +98,7 @@ class State:
 class Event:
     """Something that happened: a trace event of the kernel, a warning, a refusal, a crash.
 
-    ``kind`` is "trace", "warn", "errno", "crash", "hardware" or "note"; ``name`` is the kernel's own
+    ``kind`` is "trace", "warn", "errno", "crash", "hardware", "driver" or "note"; ``name`` is the kernel's own
     name for a trace event and the function for a warning or a crash.
     """
 
