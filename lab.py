@@ -22,7 +22,7 @@ from pathlib import Path
 
 if sys.version_info < (3, 11):
     sys.exit(
-        f"iommu_lab needs Python 3.11 or newer; this is {sys.version.split()[0]} ({sys.executable})."
+        f"iommu_lab needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}."
         "\nTry a newer one by name, for example:  python3.12 lab.py"
     )
 
@@ -83,9 +83,8 @@ def install_packages():
     pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     uv = [PYTHON, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", PYTHON]
     locked = ["--require-hashes", "-r", LOCK]
-    if os.environ.get("IOMMU_LAB_INSTALLER") == "pip" or not (
-        runs(*pip, "--require-hashes", "-r", lock_of_uv()) and runs(*uv, *locked)
-    ):
+    fast = os.environ.get("IOMMU_LAB_INSTALLER") != "pip"
+    if not (fast and runs(*pip, "--require-hashes", "-r", lock_of_uv()) and runs(*uv, *locked)):
         print("Installing with pip ...", flush=True)
         if subprocess.call([*pip, *locked]) != 0:
             sys.exit(

@@ -47,12 +47,15 @@ class Server(NamedTuple):
     url: str  # ends in a slash
     token: str
 
-    def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def ask(
+        self, path: str, body: Mapping[str, Any] | None = None, method: str | None = None
+    ) -> Any:
         """Jupyter's answer at `path`; with a body, the answer to having posted it."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"token {self.token}"}
-        with urlopen(Request(self.url + path, data, headers), timeout=30) as answer:
-            return json.load(answer)
+        request = Request(self.url + path, data, headers, method=method)
+        with urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or "null")
 
 
 @contextmanager
