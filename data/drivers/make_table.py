@@ -20,7 +20,6 @@ from typing import Any
 HERE = Path(__file__).parent
 TREE = "https://git.kernel.org/pub/scm/linux/kernel/git/stable/linux.git/tree/{file}?h={tag}"
 STANDS_ON = "6.0"
-HYPOTHETICAL = ("patch-v2", "plan")
 COLUMNS = (
     "driver",
     "release",
@@ -77,12 +76,13 @@ def rows(history: dict[str, Any]) -> list[dict[str, str]]:
     """Every row of the table, drivers in the order of the history, releases oldest first."""
     table = []
     for name, story in history.items():
-        if name != "releases":
-            table += _rows_of(name, story, history["releases"])
+        if name not in ("releases", "hypothetical"):
+            table += _rows_of(name, story, history)
     return table
 
 
-def _rows_of(name: str, story: dict[str, Any], trees: dict[str, str]) -> list[dict[str, str]]:
+def _rows_of(name: str, story: dict[str, Any], history: dict[str, Any]) -> list[dict[str, str]]:
+    trees, why = history["releases"], history["hypothetical"]
     known = list(trees)
     changes, alone = story.get("from", {}), story.get("only", {})
     strangers = [at for at in (*changes, *alone) if at not in known]
@@ -95,12 +95,13 @@ def _rows_of(name: str, story: dict[str, Any], trees: dict[str, str]) -> list[di
         now |= changes.get(at, {})
         found.append(_row(name, at, trees[at], now | alone.get(at, {})))
         if at == STANDS_ON:
-            for kernel in (kernel for kernel in HYPOTHETICAL if kernel in story):
-                found.append(_row(name, kernel, trees[at], now | story[kernel]))
+            for kernel in (kernel for kernel in why if kernel in story):
+                doubt = {"inference": "yes", "inference_note": why[kernel], "measured": ""}
+                found.append(_row(name, kernel, trees[at], now | story[kernel] | doubt))
     return found
 
 
-_STRUCTURE = ("from", "only", "last", *HYPOTHETICAL)
+_STRUCTURE = ("from", "only", "last", "patch-v2", "plan")
 
 
 def _row(name: str, release: str, tag: str, now: dict[str, Any]) -> dict[str, str]:
@@ -118,7 +119,7 @@ def _row(name: str, release: str, tag: str, now: dict[str, Any]) -> dict[str, st
             raise ValueError(f"{name} {release}: no such column: {key}")
         else:
             row[key] = f"{value:#x}" if isinstance(value, int) else " ".join(value.split())
-    if release in HYPOTHETICAL or _older(tag, CAPABILITY_SINCE):
+    if _older(tag, CAPABILITY_SINCE):
         row["deferred_flush"] = "no"
     url = TREE.format(file=row["source_file"], tag=tag)
     return row | {"driver": name, "release": release, "tree": tag, "url": url}
