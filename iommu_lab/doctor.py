@@ -65,7 +65,9 @@ class Report(tuple[Finding, ...]):
         )
         head = "".join(f"<th {_LEFT}>{title}</th>" for title in ("verdict", "part", "found"))
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        return f"<p>{html.escape(self.says)}</p>{table}"
+        shown = "" if all(finding.verdict == "ok" for finding in self) else " open"
+        tried = f"<details{shown}><summary>What was tried</summary>{table}</details>"
+        return f"<p>{html.escape(self.says)}</p>{tried}"
 
 
 def doctor(*, start_jupyterlab: bool = False) -> Report:
