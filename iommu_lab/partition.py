@@ -129,37 +129,32 @@ def compile_entry(
         return _whole(Verdict.UNKNOWN)
 
     stale: tuple[Stale, ...] = ()
-    if entry.kind is Kind.BLOCKED:
-        layers = _Layers.uniform(Verdict.BLOCKED)
-    elif entry.kind is Kind.BYPASS:
-        layers = _Layers.uniform(Verdict.IDENTITY)
-    else:
+    if entry.kind in (Kind.TABLE, Kind.PLATFORM):
         stale = tuple(s for s in table.stale if s.size)
         passing = Verdict.PLATFORM if entry.kind is Kind.PLATFORM else Verdict.TRANSLATED
         layers = _Layers.of_table(table, passing)
+    else:
+        layers = _Layers.uniform(Verdict.IDENTITY)
 
-    edge = (1 << width) if width < 64 else None
+    edge = 1 << width
     windows = _joined(msi)
-    layers.cut(
-        [s.iova for s in stale]
-        + [s.iova + s.size for s in stale]
-        + [entry.first, entry.last + 1]
-        + ([] if edge is None else [edge])
-        + [low for low, _ in windows]
-        + [high + 1 for _, high in windows]
-    )
+    inclusive = [(s.iova, s.iova + s.size - 1) for s in stale]
+    inclusive += [(entry.first, entry.last), (0, edge - 1), *windows]
+    layers.cut([end for first, last in inclusive for end in (first, last + 1)])
+
+    bypassed = entry.outside == "bypass"
+    outside = Verdict.IDENTITY if bypassed else Verdict.BEYOND_APERTURE
     layers.remember(stale)
-    outside = Verdict.IDENTITY if entry.outside == "bypass" else Verdict.BEYOND_APERTURE
-    if not (entry.kind is Kind.BLOCKED and outside is Verdict.BEYOND_APERTURE):
-        if entry.first > 0:
-            layers.fill(0, entry.first - 1, outside, outside)
-        if entry.last < TOP:
-            layers.fill(entry.last + 1, TOP, outside, outside)
-    if edge is not None and entry.kind is not Kind.BLOCKED:
-        layers.fill(edge, TOP, Verdict.BEYOND_APERTURE, Verdict.BEYOND_APERTURE)
+    layers.fill(0, entry.first - 1, outside)
+    layers.fill(entry.last + 1, TOP, outside)
+    layers.fill(edge, TOP, Verdict.BEYOND_APERTURE)
+    if entry.kind is Kind.BLOCKED:
+        layers.fill(
+            entry.first if bypassed else 0, entry.last if bypassed else TOP, Verdict.BLOCKED
+        )
     for low, high in windows:
-        layers.fill(low, high, Verdict.RESERVED, Verdict.MSI)
-    return Partition(layers.start, layers.records(windows), stale)
+        layers.fill(low, high, Verdict.RESERVED, write=Verdict.MSI)
+    return layers.partition(windows, stale)
 
 
 def compile_device(hardware: Hardware, device: str) -> Partition:
@@ -228,11 +223,17 @@ class _Layers:
         low, high = np.searchsorted(self.start, np.array([first, last], np.uint64), side="right")
         return slice(int(low) - 1, int(high))
 
-    def fill(self, first: int, last: int, read: Verdict, write: Verdict) -> None:
+    def fill(
+        self, first: int, last: int, verdict: Verdict, *, write: Verdict | None = None
+    ) -> None:
+        """One verdict for the range, or another for writes; nothing where the range is empty."""
+        if first > last:
+            return
         part = self._slice(first, last)
-        for code, delta, verdict in zip(self.code, self.delta, (read, write), strict=True):
-            code[part] = verdict
-            delta[part] = 0
+        for code, delta in zip(self.code, self.delta, strict=True):
+            code[part], delta[part] = verdict, 0
+        if write is not None:
+            self.code[1][part] = write
 
     def remember(self, stale: tuple[Stale, ...]) -> None:
         """Let DMA pass through entries that the table no longer has, the newest first.
@@ -252,34 +253,38 @@ class _Layers:
                     goes[stopped] = leads_to
                     now[stopped | (goes != leads_to)] = Verdict.STALE
 
-    def records(self, windows: list[tuple[int, int]]) -> U64:
-        """The eight words of every segment."""
-        n = len(self.start)
-        record = _line_aligned(n)
+    def partition(self, windows: list[tuple[int, int]], stale: tuple[Stale, ...] = ()) -> Partition:
+        """The finished form: like neighbours made one, and where each walk from here ends."""
+        new = np.zeros(len(self.start) - 1, bool)
+        for column in (*self.code, *self.delta):
+            new |= column[1:] != column[:-1]
+        new = np.append(True, new)
+        if not new.all():
+            self.start = self.start[new]
+            self.code = [code[new] for code in self.code]
+            self.delta = [delta[new] for delta in self.delta]
+
+        columns = np.empty((2 * WORDS, len(self.start)), np.uint64)
         for way, (code, delta) in enumerate(zip(self.code, self.delta, strict=True)):
-            words = record[:, way * WORDS : (way + 1) * WORDS]
-            words[:, DELTA] = delta
-            words[:, CODE] = code
+            words = columns[way * WORDS : (way + 1) * WORDS]
             passes = (code < Verdict.PARTIAL) & (code != Verdict.MSI)
-            run_last = self._before_next(~passes)
-            run_last[code >= Verdict.BLOCKED] = TOP
-            words[:, RUN_LAST] = run_last
-            words[:, WORSE_LAST] = TOP
-            flavours = np.unique(code[passes])
-            for flavour in flavours[:-1].tolist():
+            words[DELTA] = delta
+            words[CODE] = code
+            words[RUN_LAST] = self._before_next(~passes)
+            words[RUN_LAST, code >= Verdict.BLOCKED] = TOP
+            words[WORSE_LAST] = TOP
+            for flavour in np.unique(code[passes])[:-1].tolist():
                 here = code == flavour
-                words[here, WORSE_LAST] = self._before_next(passes & (code > flavour))[here]
+                words[WORSE_LAST, here] = self._before_next(passes & (code > flavour))[here]
         for low, high in windows:
-            record[self._slice(low, high), WORDS + RUN_LAST] = high
-        return record
+            columns[WORDS + RUN_LAST, self._slice(low, high)] = high
+        return Partition(self.start, _as_lines(columns), stale)
 
     def _before_next(self, what: NDArray[np.bool_]) -> U64:
         """For each segment, the last byte before the next that is ``what``, itself included."""
-        n = len(self.start)
-        ends = np.append(self.start - np.uint64(1), np.uint64(TOP))
-        marked = np.where(what, np.arange(n), n)
-        last: U64 = ends[np.minimum.accumulate(marked[::-1])[::-1]]
-        return last
+        at = np.flatnonzero(what)
+        ends = np.append(self.start[at] - np.uint64(1), np.uint64(TOP))
+        return np.repeat(ends, np.diff(at, prepend=-1, append=len(what) - 1))
 
 
 def _with_holes(table: PageTable) -> tuple[U64, U8, U64]:
@@ -301,8 +306,7 @@ def _with_holes(table: PageTable) -> tuple[U64, U8, U64]:
     start[at] = first
     prot[at] = np.frombuffer(table.prot, np.uint8) & (READ | WRITE)
     delta[at] = np.frombuffer(table.paddr, np.uint64) - first
-    new = np.append(True, (prot[1:] != prot[:-1]) | (delta[1:] != delta[:-1]))
-    return start[new], prot[new], delta[new]
+    return start, prot, delta
 
 
 def _joined(windows: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
@@ -316,14 +320,17 @@ def _joined(windows: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
     return joined
 
 
-def _line_aligned(n: int) -> U64:
-    """An (n, 8) array whose rows are cache lines: a record then never costs two."""
+def _as_lines(columns: U64) -> U64:
+    """Columns as rows of 64 bytes, each on one cache line: a record then never costs two."""
+    n = columns.shape[1]
     room = np.empty(8 * n + 7, np.uint64)
     skip = -(room.ctypes.data // 8) % 8
-    return room[skip : skip + 8 * n].reshape(n, 8)
+    lines = room[skip : skip + 8 * n].reshape(n, 8)
+    for at in range(0, n, 1 << 12):  # a few pages at a time: each line is then fetched once
+        lines[at : at + (1 << 12)] = columns[:, at : at + (1 << 12)].T
+    return lines
 
 
 def _whole(verdict: Verdict) -> Partition:
     """One answer for every address."""
-    layers = _Layers.uniform(verdict)
-    return Partition(layers.start, layers.records([]))
+    return _Layers.uniform(verdict).partition([])

@@ -126,6 +126,7 @@ def test_addresses_wider_than_the_iommu_fault_even_where_it_stands_aside():
             ("BEYOND_APERTURE", TOP),
         ]
         assert ask(checker, edge - 1, 2, True) == [("PARTIAL", edge)]
+    assert ask(one(PageTable(), BLOCK, width=39), edge, 1, True) == [("BLOCKED", edge)]
 
 
 def test_the_interrupt_window_takes_writes_whatever_the_tables_say():
