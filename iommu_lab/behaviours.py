@@ -460,7 +460,10 @@ def boot(w: World, device: str) -> None:
 
 def release(w: World, device: str) -> None:
     """``ops->release_device``: the device goes away from its IOMMU."""
-    LEAVE[w.driver.leaves_on_release](w, device)
+    if w.driver.leaves_on_release != "keep":
+        LEAVE[w.driver.leaves_on_release](w, device)
+    if w.driver.attach == "one-device":
+        return  # the domain goes on counting the device that is gone
     for domain in list(w.domains.values()):
         if device in domain.users:
             w.set_domain(domain.name, users=tuple(u for u in domain.users if u != device))

@@ -48,6 +48,8 @@ def boot(kernel: Kernel) -> tuple[State, list[Any]]:
         _set_default(w, number)
     for number, devices in kernel.machine.groups.items():
         for device in devices:
+            if w.group_of(device.name) is None:
+                continue
             _probe_finalize(w, number, device)
             if device.managed_by and device.managed_by not in MANAGES_DMA_ITSELF:
                 w.set_group(number, owner_cnt=w.groups[number].owner_cnt + 1)
@@ -150,10 +152,15 @@ def _set_default(w: World, number: int) -> None:
             if w.device(device).deferred:
                 w.set_device(device, deferred=True)
                 w.entries[device] = Entry(Kind.UNKNOWN, why="it uses the dead kernel's page table")
-    for device in group.devices:
-        if not w.devices[device].deferred:
-            _attach_dev(w, w.domains[domain.name], device)
     w.set_group(number, domain=domain.name)
+    for device in group.devices:
+        if w.devices[device].deferred:
+            continue
+        try:
+            _attach_dev(w, w.domains[domain.name], device)
+        except OSError as error:
+            w.warn("iommu_probe_device", f"{device}: {error.strerror}")
+            _unprobe(w, number, device)
 
 
 def _direct_mappings(w: World, domain: Domain, device: str) -> None:
@@ -523,6 +530,8 @@ def unuse_default_domain(w: World, device: str) -> None:
 def bind(w: World, device: str, driver: str) -> int:
     """Bind a kernel driver: its DMA set-up, then the default domain unless it manages DMA itself."""
     at = w.devices[device]
+    if not at.present:
+        raise refuse("ENODEV", f"{device} is not there")
     if at.driver is not None:
         raise refuse("EBUSY", f"{device} is bound to {at.driver}")
     _arm_mapping(w, device)
@@ -751,18 +760,36 @@ def probe(w: World, device: str) -> int:
     w.set_device(device, present=True, driver=None)
     if device in w.kernel.machine.no_iommu:
         return 0
-    behaviours.boot(w, device)
+    if device not in w.entries:
+        behaviours.boot(w, device)
     number = at.group
     joins = number in w.groups
     if not joins:
         w.groups[number] = Group(number, ())
     _add_to_group(w, number, w.device(device))
-    if not joins:
-        _set_default(w, number)
-    else:
-        _join(w, number, device)
+    try:
+        if joins:
+            _join(w, number, device)
+        else:
+            _set_default(w, number)
+    except OSError:
+        _unprobe(w, number, device)
+        raise
+    if w.group_of(device) is None:
+        raise refuse("ENODEV", f"{device} could not be attached, so its probe failed")
     _probe_finalize(w, number, w.device(device))
     return 0
+
+
+def _unprobe(w: World, number: int, device: str) -> None:
+    """A device whose probe failed stays on its bus, in no group."""
+    behaviours.release(w, device)
+    group = w.groups[number]
+    rest = tuple(d for d in group.devices if d != device)
+    w.set_group(number, devices=rest)
+    w.event("trace", "remove_device_from_group", device=device, text=f"groupID={number}")
+    if not rest:
+        _empty(w, number)
 
 
 def _join(w: World, number: int, device: str) -> None:

@@ -70,6 +70,8 @@ def dma_map(w: World, device: str, paddr: int, size: int, direction: str) -> int
     """``dma_map_single``: the address to give to the device."""
     if direction not in DIRECTIONS:
         raise ValueError(f"a direction is one of {', '.join(DIRECTIONS)}, got {direction!r}")
+    if not w.devices[device].present:
+        raise refuse("ENODEV", f"{device} is not there")
     core.deferred_attach(w, device)
     prot = DIRECTIONS[direction]
     offset = paddr % PAGE

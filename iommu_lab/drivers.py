@@ -66,6 +66,9 @@ class Driver:
     null_crash: bool
     body: str
     """The function that was this driver's detach_dev, under whatever op it stands now."""
+    grouping: str
+    """Who shares a group: devices behind one "iommu", those behind a "unit" with a single
+    translation for all, "pci" devices that can't be told apart, or nobody: each has its "own"."""
     source: str
     confidence: str
     inference: bool
@@ -86,6 +89,12 @@ class Driver:
 def _table() -> dict[tuple[str, str], dict[str, str]]:
     with open(datafile("drivers", "drivers.csv"), newline="", encoding="utf-8") as file:
         return {(row["driver"], row["release"]): row for row in csv.DictReader(file)}
+
+
+@cache
+def _grouping() -> dict[str, str]:
+    with open(datafile("drivers", "groups.csv"), newline="", encoding="utf-8") as file:
+        return {row["driver"]: row["grouping"] for row in csv.DictReader(file)}
 
 
 @cache
@@ -155,6 +164,7 @@ def _driver(name: str, release: str) -> Driver:
         defers_attach=row["defers_attach"] == "yes",
         null_crash=row["v2_null_crash"] == "yes",
         body=_body(name, found.lineage()),
+        grouping=_grouping()[name],
         source=f"{row['source_file']}: {row['source_function']} ({row['tree']})",
         confidence=row["confidence"],
         inference=row["inference"] == "yes",

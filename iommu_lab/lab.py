@@ -214,7 +214,18 @@ class Lab:
             for number, moment in enumerate(self._moments)
             for event in moment.events
         ]
-        columns = ["step", "verb", "kind", "name", "device", "domain", "iova", "size", "paddr", "text"]
+        columns = [
+            "step",
+            "verb",
+            "kind",
+            "name",
+            "device",
+            "domain",
+            "iova",
+            "size",
+            "paddr",
+            "text",
+        ]
         # Addresses stay Python integers: as floats they would lose their low bits.
         return pd.DataFrame(rows, columns=columns, dtype=object).astype({"step": "int64"})
 
@@ -273,19 +284,19 @@ class Lab:
         """
         if kind not in ALLOCATABLE:
             raise unknown("domain type", kind, ALLOCATABLE)
-        return str(self._do("alloc_domain", (kind,), _alloc_domain))
+        return str(self._do("alloc_domain", (kind,)))
 
     def free_domain(self, domain: str) -> None:
         """``iommu_domain_free``: whoever still walks its page table walks freed memory."""
         self._domain(domain)
-        self._do("free_domain", (domain,), lambda w, d: behaviours.free(w, w.domains[d]))
+        self._do("free_domain", (domain,))
 
     def map(self, domain: str, iova: int, paddr: int, size: int, prot: str = "rw") -> int:
         """``iommu_map``: ``prot`` is "r", "w", "rw" or "" (no rights at all)."""
         self._domain(domain)
         args = (domain, _address("iova", iova), _address("paddr", paddr), _size(size), prot)
         _prot(prot)
-        return int(self._do("map", args, _map) or 0)
+        return int(self._do("map", args) or 0)
 
     def map_many(
         self,
@@ -316,12 +327,12 @@ class Lab:
             _address("iova", i, number), _address("paddr", p, number), _size(s, number)
             if i + s > 2**64 or p + s > 2**64:
                 raise ValueError(f"row {number}: a range may not wrap, got iova={i:#x} size={s:#x}")
-        return int(self._do("map_many", (domain, *map(tuple, columns), prot), _map_many))
+        return int(self._do("map_many", (domain, *map(tuple, columns), prot)))
 
     def unmap(self, domain: str, iova: int, size: int) -> int:
         """``iommu_unmap``: how many bytes the driver says are gone, which may not be ``size``."""
         self._domain(domain)
-        return int(self._do("unmap", (domain, _address("iova", iova), _size(size)), _unmap))
+        return int(self._do("unmap", (domain, _address("iova", iova), _size(size))))
 
     # -- the core's verbs -------------------------------------------------------------------
 
@@ -393,7 +404,7 @@ class Lab:
         """A device that did not exist at boot joins a group."""
         if device in self.devices:
             raise ValueError(f"a late joiner needs a new name, {device!r} exists")
-        return int(self._do("late_join", (device, operator.index(group)), _late_join))
+        return int(self._do("late_join", (device, operator.index(group))))
 
     # -- the DMA API, time and the device itself --------------------------------------------
 
@@ -403,36 +414,28 @@ class Lab:
         if direction not in dmaapi.DIRECTIONS:
             raise unknown("direction", direction, dmaapi.DIRECTIONS)
         args = (device, _address("paddr", paddr), _size(size), direction)
-        return int(self._do("dma_map", args, dmaapi.dma_map))
+        return int(self._do("dma_map", args))
 
     def dma_unmap(self, device: str, iova: int, size: int) -> None:
         """``dma_unmap_single``: strict at once, lazy with the IOTLB left to the flush queue."""
         self._device(device)
-        self._do("dma_unmap", (device, _address("iova", iova), _size(size)), dmaapi.dma_unmap)
+        self._do("dma_unmap", (device, _address("iova", iova), _size(size)))
 
     def advance(self, ms: float) -> None:
         """Let time pass; flush queues that are due are flushed."""
-        self._do("advance", (float(ms),), dmaapi.advance)
+        self._do("advance", (float(ms),))
 
     def set_bus_master(self, device: str, on: bool) -> None:
         """The bus-master bit of PCI_COMMAND: without it the device makes no DMA at all."""
-
-        def write(w: World, name: str, value: bool) -> None:
-            w.master[name] = value
-
-        self._do("set_bus_master", (self._device(device), bool(on)), write)
+        self._do("set_bus_master", (self._device(device), bool(on)))
 
     def power_cycle(self, device: str) -> None:
         """The device's IOMMU goes to sleep and wakes, and its registers are rewritten."""
-        self._do("power_cycle", (self._device(device),), behaviours.power_cycle)
+        self._do("power_cycle", (self._device(device),))
 
     def fail_next_attach(self, device: str, errno: str = "ENOMEM") -> None:
         """Make the driver's next attach of this device fail, to see what the core does then."""
-
-        def arm(w: World, name: str, value: str) -> None:
-            w.failing[name] = value
-
-        self._do("fail_next_attach", (self._device(device), errno), arm)
+        self._do("fail_next_attach", (self._device(device), errno))
 
     # -- how a verb runs --------------------------------------------------------------------
 
@@ -442,12 +445,12 @@ class Lab:
             text = f"{verb} is not in {self.release.name}"
             self._append(verb, args, self.state, [Event("note", verb, text=text)], "not in release")
             raise NotInRelease(text)
-        return self._do(verb, args, core.VERBS[verb])
+        return self._do(verb, args)
 
-    def _do(self, verb: str, args: tuple[Any, ...], run: Callable[..., Any]) -> Any:
+    def _do(self, verb: str, args: tuple[Any, ...]) -> Any:
         world = World(self.kernel, self.state)
         try:
-            result = run(world, *args)
+            result = RUNS[verb](world, *args)
         except OSError as error:
             world.event("errno", errno_name(error), text=str(error.strerror))
             self._append(verb, args, world.freeze(), world.events, errno_name(error), world.kernel)
@@ -613,6 +616,42 @@ def _late_join(w: World, device: str, group: int) -> int:
     w.devices[device] = core.DeviceState(group, present=False)
     w.master[device] = True
     return core.probe(w, device)
+
+
+def _free_domain(w: World, domain: str) -> None:
+    behaviours.free(w, w.domains[domain])
+
+
+def _set_bus_master(w: World, device: str, on: bool) -> None:
+    w.master[device] = on
+
+
+def _fail_next_attach(w: World, device: str, errno: str) -> None:
+    w.failing[device] = errno
+
+
+RUNS: dict[str, Callable[..., Any]] = {
+    **core.VERBS,
+    "alloc_domain": _alloc_domain,
+    "free_domain": _free_domain,
+    "map": _map,
+    "map_many": _map_many,
+    "unmap": _unmap,
+    "late_join": _late_join,
+    "dma_map": dmaapi.dma_map,
+    "dma_unmap": dmaapi.dma_unmap,
+    "advance": dmaapi.advance,
+    "set_bus_master": _set_bus_master,
+    "power_cycle": behaviours.power_cycle,
+    "fail_next_attach": _fail_next_attach,
+}
+"""What each verb of the face does to a world; the search calls these without a Lab around them."""
+
+
+def perform(step: Step) -> Callable[[World], Any]:
+    """The step as something to do to a world."""
+    run, args = RUNS[step.verb], step.args
+    return lambda w: run(w, *args)
 
 
 # -- arguments -------------------------------------------------------------------------------------

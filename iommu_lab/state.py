@@ -190,10 +190,20 @@ class World:
         return EMPTY if name is None else self.tables.get(name, EMPTY)
 
     def program(self, device: str, entry: Entry) -> None:
-        """Write one device's translation entry; every write is an event, in order."""
-        if self.entries.get(device) != entry:
-            self.entries[device] = entry
-            self.event("hardware", entry.kind.value, device=device, text=entry.why)
+        """Write one device's translation entry; every write is an event, in order.
+
+        An IOMMU with a single translation for all its devices switches them all.
+        """
+        for name in self._switched_with(device):
+            if self.entries.get(name) != entry:
+                self.entries[name] = entry
+                self.event("hardware", entry.kind.value, device=name, text=entry.why)
+
+    def _switched_with(self, device: str) -> tuple[str, ...]:
+        if self.kernel.driver.grouping != "unit":
+            return (device,)
+        group = self.devices[device].group
+        return tuple(n for n, d in self.devices.items() if d.group == group)
 
     # -- telling ----------------------------------------------------------------------------
 
