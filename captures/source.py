@@ -1,0 +1,123 @@
+"""SOURCE.md and SHA256SUMS: what the captures in a folder are, and how they came about.
+
+Both are generated. A capture whose transcript is still the one that was recorded keeps its row,
+date and kernel included: made captures are not dated anew because a neighbour was.
+"""
+
+import datetime
+import hashlib
+import re
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import fetch
+import machines
+import programs
+from catalogue import Capture
+
+HEAD = """\
+# Where these captures come from
+
+Console transcripts of real kernels, booted under QEMU by the harness in `captures/`. Generated
+with the captures by `captures/make.py`; `SHA256SUMS` has the digest of every file here and can be
+checked with `sha256sum -c`.
+
+`NAME.out` or `NAME.log` is the transcript, `NAME.cmd` the QEMU command, `NAME.qemu` QEMU's own
+trace of faults and invalidations, folded: `step=` the step of the transcript, or `mark=` the mark
+of an attachlab DMA, after which they came.
+
+Each is made, and made again, by
+
+    python3 captures/make.py NAME
+
+which resolves the suite's kernel of that day. The transcripts are the output of the programs in
+`captures/` and are under this project's licence; kernels and packages are Debian's and are not
+shipped.
+"""
+_ROW = re.compile(
+    r"^\| `(?P<file>[^`]+)` \| (?P<made>\S+) \| `(?P<kernel>[^`]+)` \| `(?P<sha>\w+)` \|$"
+)
+_PACKAGE = re.compile(r"^\| `(?P<name>[^`]+)` \| `(?P<version>[^`]+)` \| `(?P<sha>\w+)` \|$")
+
+
+class Row(NamedTuple):
+    """One transcript: when it was made, from which image package, and its digest."""
+
+    file: str
+    made: str
+    kernel: str
+    sha256: str
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _recorded(text: str) -> tuple[dict[str, Row], dict[str, fetch.Package]]:
+    """The rows of an earlier SOURCE.md: transcripts by file, packages by name and version."""
+    rows, packages = {}, {}
+    for line in text.splitlines():
+        if found := _ROW.match(line):
+            rows[found["file"]] = Row(*found.groups())
+        elif found := _PACKAGE.match(line):
+            packages[" ".join(found.groups()[:2])] = fetch.Package(*found.groups())
+    return rows, packages
+
+
+def _image(packages: Iterable[fetch.Package]) -> fetch.Package:
+    return next(p for p in packages if p.name.startswith("linux-image-"))
+
+
+def _programs(arches: Iterable[str]) -> list[str]:
+    """The emulators and compilers of this machine, one line each."""
+    lines = []
+    for arch in sorted(set(arches)):
+        words = [machines.BOARDS[arch].program, "--version"]
+        emulator = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        lines.append(f"- {arch}: {emulator.splitlines()[0]}; {programs.version(arch)}")
+    return lines
+
+
+def write(folder: Path, captures: Mapping[str, Capture], made: Iterable[str]) -> None:
+    """Bring SOURCE.md and SHA256SUMS of a folder up to date; ``made`` names the new captures."""
+    source = folder / "SOURCE.md"
+    old_rows, packages = _recorded(source.read_text(encoding="utf-8") if source.exists() else "")
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    new, rows = set(made), []
+    for name, capture in captures.items():
+        path = folder / f"{name}.{capture.suffix}"
+        if not path.exists():
+            continue
+        old = old_rows.get(path.name)
+        if old and old.sha256 == digest(path) and name not in new:
+            rows.append(old)
+            continue
+        kernel = fetch.kernel(capture.kernel.suite, capture.kernel.arch)
+        image = _image(kernel.packages)
+        packages |= {f"{p.name} {p.version}": p for p in kernel.packages}
+        rows.append(Row(path.name, today, f"{image.name} {image.version}", digest(path)))
+    used = {row.kernel.split(" ")[1] for row in rows}
+    arches = {capture.kernel.arch for capture in captures.values()}
+    lines = [
+        HEAD,
+        "## Made with\n",
+        *_programs(arches),
+        "\n## Kernel packages\n",
+        "| package | version | sha256 of the .deb |",
+        "| --- | --- | --- |",
+        *(
+            f"| `{p.name}` | `{p.version}` | `{p.sha256}` |"
+            for _, p in sorted(packages.items())
+            if p.version in used
+        ),
+        "\n## Transcripts\n",
+        "| file | made | kernel | sha256 |",
+        "| --- | --- | --- | --- |",
+        *(f"| `{r.file}` | {r.made} | `{r.kernel}` | `{r.sha256}` |" for r in rows),
+    ]
+    source.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    kept = sorted(p for p in folder.iterdir() if p.suffix in (".out", ".log", ".cmd", ".qemu"))
+    sums = "".join(f"{digest(path)}  {path.name}\n" for path in kept)
+    (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
