@@ -83,12 +83,20 @@ def current(w: World, device: str) -> Domain | None:
 # -- attaching ----------------------------------------------------------------------------------
 
 
+OWN = {DomainType.BLOCKED: "blocking", DomainType.IDENTITY: "identity"}
+"""The name of a reader's own function for each static domain."""
+
+
 def attach(w: World, domain: Domain, device: str) -> None:
     """``ops->attach_dev`` or, for a static domain, that domain's own attach.
 
     Raises the driver's errno. A driver that leaves the old domain first has done so by then.
     """
-    if domain.static and domain.type is DomainType.BLOCKED:
+    own = w.driver.own_program(OWN.get(domain.type, "attach") if domain.static else "attach")
+    if own is not None:
+        _not_failing(w, device)
+        own(w, domain, device)
+    elif domain.static and domain.type is DomainType.BLOCKED:
         BLOCKED[w.driver.blocked](w, device)
     elif domain.static and domain.type is DomainType.IDENTITY:
         _not_failing(w, device)
@@ -106,7 +114,7 @@ def _not_failing(w: World, device: str) -> None:
         raise refuse(errno, f"attach of {device} was made to fail")
 
 
-def _into(w: World, domain: Domain, device: str) -> None:
+def into(w: World, domain: Domain, device: str) -> None:
     """Point the device at the domain's page table, finishing the domain if this is its first."""
     if not domain.ready:
         domain = w.set_domain(domain.name, ready=True, first=w.driver.first, last=w.driver.last)
@@ -127,7 +135,7 @@ def attach_plain(w: World, domain: Domain, device: str) -> None:
         w.tables.pop(entry.table, None)
         w.iovas.pop(entry.table, None)
     _not_failing(w, device)
-    _into(w, domain, device)
+    into(w, domain, device)
 
 
 def attach_leaves_first(w: World, domain: Domain, device: str) -> None:
@@ -138,7 +146,7 @@ def attach_leaves_first(w: World, domain: Domain, device: str) -> None:
     if current(w, device) is not None:
         LEAVE[w.driver.leaves_on_release](w, device)
     _not_failing(w, device)
-    _into(w, domain, device)
+    into(w, domain, device)
 
 
 def attach_bypass_first(w: World, domain: Domain, device: str) -> None:
@@ -146,14 +154,14 @@ def attach_bypass_first(w: World, domain: Domain, device: str) -> None:
     if current(w, device) is not None and w.device(device).powered:
         w.program(device, replace(BYPASS, why="between two domains"))
     _not_failing(w, device)
-    _into(w, domain, device)
+    into(w, domain, device)
 
 
 def attach_once(w: World, domain: Domain, device: str) -> None:
     """Only the first attach of a domain writes the context bank; later ones say yes and do nothing."""
     _not_failing(w, device)
     if not domain.ready:
-        _into(w, domain, device)
+        into(w, domain, device)
 
 
 def attach_one_device(w: World, domain: Domain, device: str) -> None:
@@ -164,7 +172,7 @@ def attach_one_device(w: World, domain: Domain, device: str) -> None:
             f"{domain.name} still counts {domain.users[0]} as attached",
         )
     _not_failing(w, device)
-    _into(w, domain, device)
+    into(w, domain, device)
 
 
 def attach_shared_table(w: World, domain: Domain, device: str) -> None:
@@ -174,7 +182,7 @@ def attach_shared_table(w: World, domain: Domain, device: str) -> None:
     if domain.table != shared:
         w.tables.pop(domain.table or "", None)
         domain = w.set_domain(domain.name, table=shared)
-    _into(w, domain, device)
+    into(w, domain, device)
     w.notes.pop(f"pending:{device}", None)
 
 
@@ -182,7 +190,7 @@ def attach_foreign_ignored(w: World, domain: Domain, device: str) -> None:
     """Any domain but the one that the driver made for itself is accepted and ignored."""
     _not_failing(w, device)
     if domain.name == w.notes.get(f"mapping:{device}"):
-        _into(w, domain, device)
+        into(w, domain, device)
 
 
 def attach_one_domain(w: World, domain: Domain, device: str) -> None:
@@ -216,7 +224,7 @@ def attach_counted(w: World, domain: Domain, device: str) -> None:
         _leave_counted(w, w.domains[active], device)
     _not_failing(w, device)
     w.notes["active-domain"] = domain.name
-    _into(w, domain, device)
+    into(w, domain, device)
 
 
 def attach_msm(w: World, domain: Domain, device: str) -> None:
@@ -228,7 +236,7 @@ def attach_msm(w: World, domain: Domain, device: str) -> None:
     bank = next(b for b in range(len(banks) + 1) if b not in banks)
     w.notes["banks"] = (*banks, bank)
     w.notes[f"bank:{device}"] = bank
-    _into(w, domain, device)
+    into(w, domain, device)
 
 
 def _attach_platform(w: World, device: str) -> None:
@@ -367,6 +375,10 @@ def detach(w: World, domain: Domain | None, device: str) -> None:
             )
         return
     w.event("driver", driver.body, device=device, domain=domain.name)
+    own = driver.own_program("detach")
+    if own is not None:
+        own(w, domain, device)
+        return
     if driver.attach == "counted":
         if w.notes.get("active-domain") == domain.name:
             _leave_counted(w, domain, device)

@@ -11,6 +11,7 @@ A release without a row of its own uses the row of the release it stands on.
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -72,9 +73,14 @@ class Driver:
     source: str
     confidence: str
     inference: bool
+    own: tuple[tuple[str, Callable[..., None]], ...] = ()
+    """Functions that a reader wrote in place of the driver's: see :mod:`iommu_lab.own`."""
 
     def __hash__(self) -> int:
         return hash((self.name, self.release))
+
+    def own_program(self, name: str) -> Callable[..., None] | None:
+        return dict(self.own).get(name)
 
     @property
     def arches(self) -> tuple[str, ...]:

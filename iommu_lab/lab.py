@@ -18,14 +18,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import behaviours, core, dmaapi, pagetables
 from .domains import Domain, DomainType
 from .drivers import Driver
 from .drivers import driver as find_driver
 from .drivers import rows as driver_rows
-from .errors import KernelCrash, NotInRelease, errno_name, unknown
+from .errors import KernelCrash, NotInRelease, UnknownName, errno_name, unknown
 from .hardware import Kind
 from .machine import X86_INTERRUPTS, Device, Machine
 from .releases import Release, releases
@@ -104,7 +104,7 @@ class Lab:
     def __init__(
         self,
         release: str = "6.0",
-        driver: str = "s390",
+        driver: str | Driver | GivesDriver = "s390",
         machine: Machine | None = None,
         cmdline: str = "",
         arch: str | None = None,
@@ -257,7 +257,8 @@ class Lab:
         Verbs that are refused, missing or fatal there are noted in ``events``, not raised.
         """
         boot = self._moments[0].kernel
-        lab = Lab(release, boot.driver.name, boot.machine, boot.cmdline, boot.arch)
+        driver = boot.driver if boot.driver.own else boot.driver.name
+        lab = Lab(release, driver, boot.machine, boot.cmdline, boot.arch)
         return lab.replay(self.steps)
 
     def replay(self, steps: Iterable[Step]) -> Lab:
@@ -268,6 +269,10 @@ class Lab:
                 getattr(lab, step.verb)(*step.args)
             except (OSError, KernelCrash, NotInRelease):
                 continue
+            except UnknownName as error:
+                # It names what an earlier verb was refused here: the story goes on without it.
+                note = Event("note", step.verb, text=str(error))
+                lab._append(step.verb, step.args, lab.state, [note], "unknown name")
         return lab
 
     def _with(self, moments: Sequence[Moment]) -> Lab:
@@ -534,11 +539,31 @@ def drivers(release: str) -> pd.DataFrame:
     return table[[*first, *(c for c in table.columns if c not in first)]]
 
 
+class GivesDriver(Protocol):
+    """Something that a driver can be made of: a reader's own driver class."""
+
+    def as_driver(self, release: str) -> Driver: ...
+
+
+def to_driver(driver: str | Driver | GivesDriver, release: str) -> Driver:
+    """The driver row of a name, of a row, or of a reader's own driver class."""
+    if isinstance(driver, Driver):
+        return driver
+    if isinstance(driver, str):
+        return find_driver(driver, release)
+    return driver.as_driver(release)
+
+
 def make_kernel(
-    release: str, driver: str, machine: Machine | None, cmdline: str, arch: str | None
+    release: str,
+    driver: str | Driver | GivesDriver,
+    machine: Machine | None,
+    cmdline: str,
+    arch: str | None,
 ) -> Kernel:
     """The fixed circumstances of a lab, read from its arguments."""
-    found, row = find_release(release), find_driver(driver, release)
+    found = find_release(release)
+    row = to_driver(driver, release)
     arch = arch or row.arch
     if arch not in row.arches:
         raise unknown(f"architecture for {row.name}", arch, row.arches)

@@ -24,17 +24,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import core, dmaapi
 from .domains import DomainType
+from .drivers import Driver
 from .drivers import driver as find_driver
+from .drivers import rows as driver_rows
 from .errors import KernelCrash, unknown
 from .hardware import Kind
-from .lab import Lab, Step, perform
+from .lab import GivesDriver, Lab, Step, perform, to_driver
 from .machine import Device, Machine, Region
 from .reach import reach, undecided
 from .state import Group, Kernel, State, World
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FINDINGS = ("leak", "disagreement", "crash", "lost", "undecided")
 DESIGNS = ("5.19", "6.0", "patch-v2", "plan", "6.3", "6.7", "6.12", "7.2")
@@ -105,10 +110,10 @@ def closed_world(grouping: str) -> Machine:
     return Machine(devices=devices, memory=MEMORY)
 
 
-def opening(release: str, driver: str, arch: str | None = None) -> Lab:
+def opening(release: str, driver: str | Driver | GivesDriver, arch: str | None = None) -> Lab:
     """The closed world before the first verb: three devices and two empty domains."""
-    grouping = find_driver(driver, release).grouping
-    lab = Lab(release, driver, machine=closed_world(grouping), arch=arch)
+    row = to_driver(driver, release)
+    lab = Lab(release, row, machine=closed_world(row.grouping), arch=arch)
     for _ in DOMAINS:
         lab.alloc_domain("unmanaged")
     return lab
@@ -277,10 +282,99 @@ def _owned(state: State) -> Iterator[tuple[str, Group]]:
 ALIKE = (("dom1", "dom2"), ("dev0", "dev1"), (IOVAS[0], IOVAS[1]))
 """Names that play the same part: the second is used only after the first."""
 
+Node = tuple[State, int]
+"""A state, and which of the alike names have been used on the way to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One verb tried in one state: what it did, and whether the state after it is new."""
+
+    before: Node
+    step: Step
+    world: World
+    after: Node | None
+    crash: KernelCrash | None = None
+
+
+class Walk:
+    """Every verb in every state within ``depth`` verbs of the start, each state once.
+
+    Iterating yields a :class:`Visit` for each crash and each new state, shortest ways first.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        depth: int,
+        seconds: float = 600.0,
+        progress: Callable[[int, int, int], None] | None = None,
+    ) -> None:
+        self.kernel = lab.kernel
+        self.depth = depth
+        self.seconds = seconds
+        self.progress = progress
+        self.start: Node = (lab.state, 0)
+        self.finished = 0
+        """Every sequence up to this length has been tried."""
+        self.verbs = 0
+        self.spent = 0.0
+        self._came: dict[Node, tuple[Node, Step] | None] = {self.start: None}
+
+    @property
+    def states(self) -> int:
+        return len(self._came)
+
+    def __iter__(self) -> Iterator[Visit]:
+        verbs = [(s, perform(s), _group(s), _uses(s)) for s in alphabet(self.kernel)]
+        started = time.perf_counter()
+        frontier = [self.start]
+        for level in range(1, self.depth + 1):
+            following: list[Node] = []
+            for number, node in enumerate(frontier):
+                if number % 256 == 0:
+                    self.spent = time.perf_counter() - started
+                    if self.spent > self.seconds:
+                        return
+                    if self.progress is not None:
+                        self.progress(level, self.states, len(frontier) - number)
+                state, used = node
+                for step, run, group, (uses, after) in verbs:
+                    if after & ~used or (group is not None and group not in state.groups):
+                        continue
+                    self.verbs += 1
+                    w = World(self.kernel, state)
+                    try:
+                        run(w)
+                    except KernelCrash as crash:
+                        yield Visit(node, step, w, None, crash)
+                        continue
+                    except OSError:
+                        pass
+                    new = (w.freeze(), used | uses)
+                    if new not in self._came:
+                        self._came[new] = (node, step)
+                        following.append(new)
+                        yield Visit(node, step, w, new)
+            self.finished = level
+            self.spent = time.perf_counter() - started
+            frontier = following
+            if not frontier:
+                self.finished = self.depth
+                return
+
+    def path(self, node: Node, *last: Step) -> tuple[Step, ...]:
+        """The steps from the start to this node, and what comes after them."""
+        steps: list[Step] = []
+        while (before := self._came[node]) is not None:
+            node, step = before
+            steps.append(step)
+        return (*reversed(steps), *last)
+
 
 def shortest(
     release: str,
-    driver: str,
+    driver: str | Driver | GivesDriver,
     arch: str | None = None,
     *,
     depth: int = 6,
@@ -298,100 +392,49 @@ def shortest(
         if kind not in FINDINGS:
             raise unknown("finding", kind, FINDINGS)
     lab = opening(release, driver, arch)
-    kernel = lab.kernel
-    verbs = [(step, perform(step), _group(step), _uses(step)) for step in alphabet(kernel)]
-    started = time.perf_counter()
+    walk = Walk(lab, depth, seconds, progress)
     found: dict[str, Finding] = {}
-    start = (lab.state, 0)
-    came: dict[tuple[State, int], tuple[tuple[State, int], Step] | None] = {start: None}
-    looked: set[State] = {lab.state}
-    frontier = [start]
-    tried = finished = 0
-    _look(kernel, lab.state, wanted, found, ())
-    for level in range(1, depth + 1):
-        following: list[tuple[State, int]] = []
-        for number, node in enumerate(frontier):
-            if progress is not None and number % 500 == 0:
-                progress(level, len(came), len(frontier) - number)
-            if time.perf_counter() - started > seconds:
-                break
-            state, used = node
-            for step, run, group, (uses, after) in verbs:
-                if after & ~(used | uses) or (after & uses):
-                    continue
-                if group is not None and group not in state.groups:
-                    continue
-                tried += 1
-                w = World(kernel, state)
-                try:
-                    run(w)
-                except OSError:
-                    pass
-                except KernelCrash as crash:
-                    if "crash" in wanted and "crash" not in found:
-                        path = (*_path(came, node), step)
-                        found["crash"] = Finding("crash", path, str(crash))
-                    continue
-                new = (w.freeze(), used | uses)
-                if new in came:
-                    continue
-                came[new] = (node, step)
-                following.append(new)
-                if new[0] not in looked:
-                    looked.add(new[0])
-                    if len(found) < len(wanted):
-                        _look(kernel, new[0], wanted, found, lambda new=new: _path(came, new))
-        else:
-            finished = level
-            frontier = following
-            if len(found) == len(wanted) or not frontier:
-                break
-            continue
-        break
+    _look(walk, walk.start, wanted, found)
+    for visit in walk:
+        if visit.crash is not None:
+            if "crash" in wanted and "crash" not in found:
+                path = walk.path(visit.before, visit.step)
+                found["crash"] = Finding("crash", path, str(visit.crash))
+        elif visit.after is not None:
+            _look(walk, visit.after, wanted, found)
+        if len(found) == len(wanted):
+            break
     return Result(
-        kernel.release.name,
-        kernel.driver.name,
-        kernel.arch,
-        found,
-        finished,
-        len(looked),
-        tried,
-        time.perf_counter() - started,
+        release,
+        lab.driver.name,
+        lab.kernel.arch,
+        {kind: found[kind] for kind in wanted if kind in found},
+        walk.finished,
+        walk.states,
+        walk.verbs,
+        walk.spent,
     )
 
 
 def shortest_leak(
-    release: str, driver: str, arch: str | None = None, *, depth: int = 6, **options: Any
+    release: str,
+    driver: str | Driver | GivesDriver,
+    arch: str | None = None,
+    *,
+    depth: int = 6,
+    **options: Any,
 ) -> Finding | None:
     """The shortest sequence after which a user-owned device reaches memory it was never given."""
     return shortest(release, driver, arch, depth=depth, kinds=("leak",), **options)["leak"]
 
 
-def _look(
-    kernel: Kernel,
-    state: State,
-    wanted: tuple[str, ...],
-    found: dict[str, Finding],
-    path: tuple[Step, ...] | Callable[[], tuple[Step, ...]],
-) -> None:
-    w = World(kernel, state)
+def _look(walk: Walk, node: Node, wanted: tuple[str, ...], found: dict[str, Finding]) -> None:
+    w = World(walk.kernel, node[0])
     for kind in wanted:
-        if kind in found or kind not in LOOKS:
-            continue
-        finding = next(LOOKS[kind](w, state), None)
-        if finding is not None:
-            steps = path() if callable(path) else path
-            found[kind] = replace(finding, steps=steps)
-
-
-def _path(
-    came: dict[tuple[State, int], tuple[tuple[State, int], Step] | None], node: tuple[State, int]
-) -> tuple[Step, ...]:
-    steps: list[Step] = []
-    while (before := came[node]) is not None:
-        node, step = before
-        steps.append(step)
-    return tuple(reversed(steps))
+        if kind not in found and kind in LOOKS:
+            finding = next(LOOKS[kind](w, node[0]), None)
+            if finding is not None:
+                found[kind] = replace(finding, steps=walk.path(node))
 
 
 def _group(step: Step) -> int | None:
@@ -408,3 +451,62 @@ def _uses(step: Step) -> tuple[int, int]:
         elif second in step.args:
             after |= 1 << bit
     return uses, after
+
+
+# -- the whole table -------------------------------------------------------------------------------
+
+
+def survey(
+    releases: Iterable[str] = DESIGNS,
+    drivers: Iterable[str] | None = None,
+    *,
+    depth: int = 4,
+    seconds: float = 120.0,
+    workers: int = 2,
+    progress: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
+    """Every driver under every release or design, on every architecture it is built for.
+
+    A row a search: the shortest length of each finding (0 for none within ``depth``), its steps
+    and what is wrong then, and how far the search came.
+    """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    import pandas as pd
+
+    jobs = [
+        (release, name, arch, depth, seconds)
+        for release in releases
+        for name, arch in drivers_and_arches(release, drivers)
+    ]
+    rows = []
+    # Fresh interpreters: a fork of a process that runs threads may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for row in pool.map(_survey_row, jobs):
+            rows.append(row)
+            if progress is not None:
+                progress(f"{len(rows)} of {len(jobs)}: {row['release']} {row['driver']}")
+    return pd.DataFrame(rows)
+
+
+def drivers_and_arches(
+    release: str, drivers: Iterable[str] | None = None
+) -> Iterator[tuple[str, str]]:
+    """Each driver of the release with each architecture it is built for."""
+    for name in drivers if drivers is not None else (r["driver"] for r in driver_rows(release)):
+        for arch in find_driver(name, release).arches:
+            yield find_driver(name, release).name, arch
+
+
+def _survey_row(job: tuple[str, str, str, int, float]) -> dict[str, Any]:
+    release, name, arch, depth, seconds = job
+    result = shortest(release, name, arch, depth=depth, seconds=seconds)
+    row: dict[str, Any] = {"release": release, "driver": name, "arch": arch}
+    for kind in FINDINGS:
+        finding = result[kind]
+        row[kind] = 0 if finding is None else len(finding.steps)
+        row[f"{kind}_steps"] = "" if finding is None else "; ".join(map(str, finding.steps))
+        row[f"{kind}_says"] = "" if finding is None else finding.says
+    return {**row, "depth": result.depth, "states": result.states, "verbs": result.verbs}
