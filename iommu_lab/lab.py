@@ -275,6 +275,10 @@ class Lab:
                 lab._append(step.verb, step.args, lab.state, [note], "unknown name")
         return lab
 
+    def with_state(self, state: State) -> Lab:
+        """This lab with another state after its last verb, for a question of "what if"."""
+        return self._with((*self._moments[:-1], replace(self._moments[-1], state=state)))
+
     def _with(self, moments: Sequence[Moment]) -> Lab:
         lab = object.__new__(Lab)
         lab._moments = tuple(moments)

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from .datafiles import datafile
 from .domains import DomainType
 from .hardware import TOP
 
@@ -136,7 +137,7 @@ class Machine:
         return next((r.owner for r in self.memory if r.first <= paddr <= r.last), "nobody")
 
     def having(self, *names: str, group: int | None = None) -> Machine:
-        """This machine with other devices: all in one ``group``, or one group each.
+        """The same machine with other devices: all in one ``group``, or one group each.
 
         >>> [d.group for d in Machine().having("nic", "gpu").devices]
         [0, 1]
@@ -145,6 +146,24 @@ class Machine:
             Device(name, number if group is None else group) for number, name in enumerate(names)
         )
         return replace(self, devices=devices)
+
+    @classmethod
+    def default(cls, arch: str = "x86_64") -> Machine:
+        """A PC as Linux 6.1 grouped it: eight devices, four groups (data/groups/SOURCE.md).
+
+        On another ``arch`` the layout is kept and the x86 interrupt window is left out.
+
+        >>> {n: len(devices) for n, devices in Machine.default().groups.items()}
+        {0: 1, 1: 1, 2: 3, 3: 3}
+        """
+        machine = cls.from_listing(datafile("groups", "q35-6.1.txt").read_text(encoding="utf-8"))
+        if arch == "x86_64":
+            return machine
+        devices = tuple(
+            replace(d, reserved=tuple(r for r in d.reserved if r.type != "msi"))
+            for d in machine.devices
+        )
+        return replace(machine, devices=devices, msi=())
 
     @classmethod
     def from_sysfs(cls, path: str | Path = "/sys/kernel/iommu_groups") -> Machine:
@@ -162,16 +181,16 @@ class Machine:
             regions = folder / "reserved_regions"
             lines = regions.read_text().splitlines() if regions.is_file() else []
             reserved = tuple(_reserved(line, str(regions)) for line in lines if line.strip())
-            for entry in sorted((folder / "devices").iterdir()):
-                devices.append(
-                    Device(
-                        entry.name,
-                        int(folder.name),
-                        _device_id(entry),
-                        pci=_is_bdf(entry.name),
-                        reserved=reserved,
-                    )
+            devices += [
+                Device(
+                    entry.name,
+                    int(folder.name),
+                    _device_id(entry),
+                    pci=_is_bdf(entry.name),
+                    reserved=reserved,
                 )
+                for entry in sorted((folder / "devices").iterdir())
+            ]
         return cls._read(devices, str(root))
 
     @classmethod

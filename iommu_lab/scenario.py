@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from .domains import DomainType
 from .drivers import driver as find_driver
-from .errors import UnknownName, unknown
+from .errors import KernelCrash, NotInRelease, UnknownName, unknown
 from .hardware import TOP
 from .lab import Lab, Step
 from .machine import RESERVED_TYPES, Device, Machine, Region, Reserved
@@ -322,6 +322,9 @@ class Scenario:
             raise NotAScenario(
                 f"window: needs 0 <= first <= last < 2**64, got first={first:#x}, last={last:#x}"
             )
+        for number, step in enumerate(self.steps):
+            if step.verb not in VERBS:
+                raise NotAScenario(f"steps[{number}]: {unknown('verb', step.verb, VERBS)}")
         for name, most in MOST.items():
             held = self.steps if name == "steps" else getattr(self.machine, name[8:], ())
             if len(held) > most:
@@ -350,9 +353,12 @@ class Scenario:
         that names a device which does not exist.
         """
         lab = Lab(self.release, self.driver, self.machine, self.cmdline, self.arch or None)
+        # Only verbs in VERBS can be steps of a scenario, so nothing else is called here.
         for number, step in enumerate(self.steps[: self.at]):
             try:
-                lab = lab.replay([step])
+                getattr(lab, step.verb)(*step.args)
+            except (OSError, KernelCrash, NotInRelease):
+                continue
             except (ValueError, TypeError) as error:
                 raise NotAScenario(f"steps[{number}]: {step.verb}: {error}") from None
         return lab

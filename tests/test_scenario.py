@@ -16,7 +16,7 @@ from iommu_lab.machine import RESERVED_TYPES, Device, Machine, Region, Reserved
 from iommu_lab.scenario import LARGEST, VERBS, NotAScenario, Scenario, from_data, parsed
 
 LOOKING = {"at", "undo", "under", "replay", "check", "belief", "believed_domain", "hardware"}
-LOOKING |= {"group_type", "iova_to_phys"}
+LOOKING |= {"group_type", "iova_to_phys", "with_state"}
 
 addresses = st.integers(0, TOP)
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -177,7 +177,7 @@ SOUND = Scenario(
         ('name = "b"', 'name = "a"', "machine: device names must differ, got 'a' twice"),
         ('owner = "kernel"', "owner = []", r"machine.memory\[0\].owner: must be text in quotes"),
         ("[machine]\n", "[machine]\nwidth = 65\n", "machine.width: must be .* at most 64, got 65"),
-        ("window = {", "machine = 3\nx = {", "unknown key 'x'"),
+        ("window = {", "window = 3\nx = {", "unknown key 'x'"),
         ('"vfio"', '"\\ud800"', "not TOML"),
         ('"default0"', '"dom9"', r"steps\[1\]: map: unknown domain 'dom9'"),
     ],

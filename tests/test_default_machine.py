@@ -1,0 +1,27 @@
+"""Is the default machine the one that a real kernel described?"""
+
+from __future__ import annotations
+
+from iommu_lab.lab import Lab
+from iommu_lab.machine import Machine
+
+
+def test_its_groups_are_those_that_the_kernel_made():
+    groups = Machine.default().groups
+    assert [d.name for d in groups[3]] == ["0000:01:00.0", "0000:02:01.0", "0000:02:02.0"]
+    assert [d.name for d in groups[2]] == ["0000:00:1f.0", "0000:00:1f.2", "0000:00:1f.3"]
+
+
+def test_devices_behind_a_conventional_bridge_move_together():
+    lab = Lab("6.1", "intel", Machine.default())
+    assert len(lab.devices) == 8
+    lab.claim_dma_owner(3, "vfio")
+    dom = lab.alloc_domain()
+    assert lab.attach_group(dom, 3) == 0
+    assert {lab.hardware(d.name).domain for d in lab.machine.groups[3]} == {dom}
+
+
+def test_away_from_x86_it_has_no_interrupt_window():
+    machine = Machine.default("arm64")
+    assert machine.msi == ()
+    assert {r.type for d in machine.devices for r in d.reserved} == {"direct-relaxable"}
