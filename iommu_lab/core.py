@@ -102,9 +102,9 @@ def _alloc(w: World, kind: DomainType, name: str) -> Domain | None:
     """``__iommu_domain_alloc``: the driver's domain, tagged with the type the core asked for."""
     if kind.dma_api and _no_dma_iommu(w):
         return None
-    if kind is DomainType.DMA_FQ and w.release["flush_queue"] == "capability":
-        if not w.driver.deferred_flush:
-            kind = DomainType.DMA
+    needs_capability = w.release["flush_queue"] == "capability"
+    if kind is DomainType.DMA_FQ and needs_capability and not w.driver.deferred_flush:
+        kind = DomainType.DMA
     return behaviours.alloc(w, kind, name)
 
 
@@ -528,7 +528,7 @@ def unuse_default_domain(w: World, device: str) -> None:
 
 
 def bind(w: World, device: str, driver: str) -> int:
-    """Bind a kernel driver: its DMA set-up, then the default domain unless it manages DMA itself."""
+    """Bind a kernel driver: its DMA set-up, then the default domain unless it needs none."""
     at = w.devices[device]
     if not at.present:
         raise refuse("ENODEV", f"{device} is not there")
@@ -611,12 +611,11 @@ def set_group_type(w: World, number: int, word: str) -> int:
         raise refuse("EACCES", "the type file can only be read in this release")
     if group.default is None and w.release["ownership"] != "none":
         raise refuse("EINVAL", f"group {number} has no default domain")
-    known = {k: v for k, v in WRITABLE.items()}
-    if word not in known:
-        raise refuse("EINVAL", f"{word!r} is none of {', '.join(known)}")
+    if word not in WRITABLE:
+        raise refuse("EINVAL", f"{word!r} is none of {', '.join(WRITABLE)}")
     if rule == "whole-group":
-        return _type_of_group(w, number, known[word])
-    return _type_of_one_device(w, number, known[word])
+        return _type_of_group(w, number, WRITABLE[word])
+    return _type_of_one_device(w, number, WRITABLE[word])
 
 
 def _is_dma_to_fq(w: World, group: Group, target: DomainType | None) -> bool:
@@ -712,9 +711,9 @@ def remove(w: World, device: str) -> int:
         unbind(w, device)
     group = w.group_of(device)
     if group is not None:
-        if w.release["empty_group"] == "frees" and len(group.devices) == 1:
-            if group.owner_cnt or group.domain != group.default:
-                w.warn("iommu_deinit_device", f"the last device leaves group {group.number} in use")
+        in_use = group.owner_cnt or group.domain != group.default
+        if w.release["empty_group"] == "frees" and len(group.devices) == 1 and in_use:
+            w.warn("iommu_deinit_device", f"the last device leaves group {group.number} in use")
         _release(w, device)
         w.event("trace", "remove_device_from_group", device=device, text=f"groupID={group.number}")
         rest = tuple(d for d in group.devices if d != device)
@@ -745,9 +744,9 @@ def _empty(w: World, number: int) -> None:
     for name in (group.default, group.blocking):
         if name is not None and name in w.domains:
             domain = w.domains[name]
-            if domain.static and w.release["domain_free"] == "unconditional":
-                if w.release["set_null"] == "blocking" and domain.type is DomainType.BLOCKED:
-                    raise KernelCrash("iommu_domain_free", "the static domain has no free function")
+            always_called = w.release["domain_free"] == "unconditional"
+            if domain.static and always_called and w.driver.blocked == "as-detach":
+                raise KernelCrash("iommu_domain_free", "the static domain has no free function")
             behaviours.free(w, domain)
             w.iovas.pop(name, None)
 

@@ -144,7 +144,7 @@ def lazy(w: World, domain: Domain) -> bool:
 
 
 def flush(w: World, domain: str) -> None:
-    """``fq_flush_iotlb``: the whole domain's IOTLB is flushed and the waiting addresses are freed."""
+    """``fq_flush_iotlb``: the domain's IOTLB is flushed and the waiting addresses are freed."""
     at = w.domains.get(domain)
     if at is not None and at.table is not None and w.table(at.table).stale:
         w.tables[at.table] = w.tables[at.table].with_stale(())
@@ -174,9 +174,8 @@ def _allocate_down(w: World, domain: Domain, device: str, count: int) -> int:
     group = w.group_of(device)
     assert group is not None
     taken = [(f, f + n * PAGE - 1) for f, n in w.iovas.get(domain.name, Iovas()).used]
-    for region in reserved_of(w.device(d) for d in group.devices):
-        if region.type != "msi-sw":
-            taken.append((region.first, region.last))
+    regions = reserved_of(w.device(d) for d in group.devices)
+    taken += [(region.first, region.last) for region in regions if region.type != "msi-sw"]
     taken += w.kernel.machine.windows
     size = count * PAGE
     align = PAGE << max(0, (count - 1).bit_length())

@@ -58,8 +58,8 @@ _SYSFS = {
 class Domain:
     """One ``struct iommu_domain``, with what its driver keeps beside it.
 
-    ``table`` is None for domains without a page table, and for drivers that make the table only at
-    the first attach. ``first`` and ``last`` are the aperture, inclusive, once the driver has set it.
+    ``table`` is None for domains without a page table. ``first`` and ``last`` are the aperture,
+    inclusive, once the driver has set it.
     """
 
     name: str

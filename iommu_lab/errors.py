@@ -26,7 +26,7 @@ class KernelCrash(Exception):
 
 
 class NotInRelease(AttributeError):
-    """This kernel release has no such verb."""
+    """A verb that this kernel release does not have."""
 
 
 class UnknownName(ValueError, KeyError):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 from .datafiles import datafile
 from .domains import Domain, DomainType
@@ -62,7 +63,7 @@ def pages(bitmap: int, iova: int, paddr: int, size: int) -> tuple[int, int]:
     The largest supported page that fits into ``size`` and divides both addresses; the run of equal
     pages ends where a larger page could start.
 
-    >>> pages(0x40201000, 0x1000, 0x8000_1000, 0x200000)
+    >>> pages(0x40201000, 0x1000, 0x8000_1000, 0x40_0000)
     (12, 511)
     """
     usable = bitmap & ((1 << size.bit_length()) - 1)
@@ -167,7 +168,7 @@ def map_many(w: World, domain: Domain, rows: list[tuple[int, int, int]], prot: i
     bitmap = _bitmap(w, domain)
     least = bitmap & -bitmap
     ordered = sorted(rows)
-    apart = all(a[0] + a[2] <= b[0] for a, b in zip(ordered, ordered[1:], strict=False))
+    apart = all(a[0] + a[2] <= b[0] for a, b in pairwise(ordered))
     aligned = not any((i | p | s) & (least - 1) for i, p, s in rows)
     inside = not rows or (
         domain.first <= ordered[0][0] and ordered[-1][0] + ordered[-1][2] - 1 <= domain.last
@@ -202,11 +203,8 @@ def _checked(w: World, domain: Domain) -> Format:
     form = page_table_format(w.driver.pagetable, w.release)
     if w.release["map.checks"] == "type-first" and not domain.type.paging:
         raise refuse("EINVAL", f"a {domain.type.name} domain can't be mapped")
-    if (
-        not mappable
-        or (domain.table is None
-        and domain.type.paging
-        and form.before_attach == "ENODEV")
+    if not mappable or (
+        domain.table is None and domain.type.paging and form.before_attach == "ENODEV"
     ):
         raise refuse("ENODEV", f"{w.driver.name} has no map operation for {domain.name}")
     if not domain.type.paging:

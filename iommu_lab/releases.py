@@ -56,7 +56,7 @@ class Release:
         return self.name if self.kind != "stable" else release(self.stands_on).mainline
 
     def lineage(self) -> tuple[str, ...]:
-        """This release and all those it stands on, nearest first."""
+        """Itself and all the releases it stands on, nearest first."""
         names, name = [], self.name
         while name:
             names.append(name)

@@ -128,7 +128,7 @@ class PageTable:
         return self._splice(bisect_right(self.iova, run.iova), 0, (run,))
 
     def clear(self, iova: int, size: int) -> PageTable:
-        """A table without ``[iova, iova + size)``; runs are cut at their page boundaries by the caller."""
+        """A table without ``[iova, iova + size)``; the caller cuts at page boundaries only."""
         rows = self.overlapping(iova, size)
         if not rows:
             return self
