@@ -186,6 +186,19 @@ def attach_shared_table(w: World, domain: Domain, device: str) -> None:
     w.notes.pop(f"pending:{device}", None)
 
 
+def attach_first_table(w: World, domain: Domain, device: str) -> None:
+    """Each domain has a table, but only the first one attached to the IOMMU reaches the hardware."""
+    _not_failing(w, device)
+    first = w.notes.setdefault("first-domain", domain.name)
+    if domain.name == first:
+        into(w, domain, device)
+        return
+    if not domain.ready:
+        w.set_domain(domain.name, ready=True, first=w.driver.first, last=w.driver.last)
+    if first in w.domains:
+        into(w, w.domains[str(first)], device)
+
+
 def attach_foreign_ignored(w: World, domain: Domain, device: str) -> None:
     """Any domain but the one that the driver made for itself is accepted and ignored."""
     _not_failing(w, device)
@@ -212,6 +225,39 @@ def attach_identity_window(w: World, domain: Domain, device: str) -> None:
     w.program(
         device, Entry(Kind.BYPASS, first=0, last=w.driver.last, why="a 1:1 window with all rights")
     )
+
+
+def attach_window_later(w: World, domain: Domain, device: str) -> None:
+    """The old entry is made invalid; the new domain's windows are set up by calls of their own."""
+    if current(w, device) is not None:
+        leave_invalidate(w, device)
+    _not_failing(w, device)
+
+
+def attach_frees_old(w: World, domain: Domain, device: str) -> None:
+    """Written for pairs: attaching over another domain frees that domain's table as if it were
+    the platform's."""
+    entry = w.entries[device]
+    w.program(device, replace(BLOCK, why="no translation is registered"))
+    if entry.kind is Kind.TABLE and entry.table is not None:
+        w.warn("zpci_dma_exit_device", f"{device} is not with the platform; {entry.table} is freed")
+    if entry.table is not None:
+        w.tables[entry.table] = EMPTY
+        w.iovas.pop(entry.table, None)
+    try:
+        _not_failing(w, device)
+    except OSError:
+        leave_platform(w, device)
+        raise
+    into(w, domain, device)
+
+
+def attach_unknown_first(w: World, domain: Domain, device: str) -> None:
+    """The unit is switched off and on again around the switch; what off means is not known."""
+    if current(w, device) is not None:
+        leave_unknown(w, device)
+    _not_failing(w, device)
+    into(w, domain, device)
 
 
 def attach_counted(w: World, domain: Domain, device: str) -> None:
@@ -242,8 +288,10 @@ def attach_msm(w: World, domain: Domain, device: str) -> None:
 def _attach_platform(w: World, device: str) -> None:
     """PLATFORM as default domain (6.7 and later): hand the device back to the platform's DMA ops."""
     old = current(w, device)
+    if old is None:
+        return
     if w.driver.leave == "invalidate":
-        if old is not None and old.type is DomainType.UNMANAGED:
+        if old.type is DomainType.UNMANAGED:
             leave_invalidate(w, device)
     else:
         LEAVE[w.driver.leave](w, device)
@@ -256,9 +304,13 @@ ATTACH: dict[str, Attach] = {
     "once": attach_once,
     "one-device": attach_one_device,
     "shared-table": attach_shared_table,
+    "first-table": attach_first_table,
     "foreign-ignored": attach_foreign_ignored,
     "one-domain": attach_one_domain,
     "identity-window": attach_identity_window,
+    "window-later": attach_window_later,
+    "frees-old": attach_frees_old,
+    "unknown-first": attach_unknown_first,
     "counted": attach_counted,
     "msm": attach_msm,
 }

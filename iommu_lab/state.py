@@ -128,6 +128,7 @@ class World:
         self.failing = dict(state.failing)
         self.now_ms = state.now_ms
         self.events: list[Event] = []
+        self.programmed: list[tuple[str, Entry]] = []
         self._was = state
 
     def freeze(self) -> State:
@@ -197,6 +198,7 @@ class World:
         for name in self._switched_with(device):
             if self.entries.get(name) != entry:
                 self.entries[name] = entry
+                self.programmed.append((name, entry))
                 self.event("hardware", entry.kind.value, device=name, text=entry.why)
 
     def _switched_with(self, device: str) -> tuple[str, ...]:
