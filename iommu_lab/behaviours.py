@@ -340,7 +340,7 @@ def leave_platform(w: World, device: str) -> None:
             name,
             w.driver.first,
             w.driver.last,
-            why="the platform's own table, new and empty",
+            why="the platform's DMA ops have the device back",
         ),
     )
 
@@ -351,7 +351,7 @@ def leave_platform_table(w: World, device: str) -> None:
     w.tables.setdefault(name, EMPTY)
     w.program(
         device,
-        Entry(Kind.PLATFORM, name, 0, w.driver.last or 2**64 - 1, why="the platform's own table"),
+        Entry(Kind.PLATFORM, name, 0, w.driver.last or 2**64 - 1, why="the platform's DMA ops have the device"),
     )
 
 

@@ -235,9 +235,11 @@ class Lab:
         In: columns ``device`` (name), ``iova``, ``size`` (bytes, at least 1), ``write`` (bool).
         Out: the same rows with ``verdict``, ``reached``, ``paddr``, ``fault_iova``, ``owner``, ``why``.
         """
+        import pandas as pd
+
         from .dma import Checker
 
-        return Checker.from_lab(self).table(accesses)
+        return Checker.from_lab(self).table(pd.DataFrame(accesses))
 
     # -- going back and across --------------------------------------------------------------
 
