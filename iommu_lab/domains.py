@@ -28,6 +28,9 @@ class DomainType(IntEnum):
     DMA_FQ = 11
     PLATFORM = 32
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def paging(self) -> bool:
         """Does it have a page table that can be mapped into?"""

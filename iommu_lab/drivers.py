@@ -17,7 +17,7 @@ from functools import cache
 
 from .datafiles import datafile
 from .domains import DomainType
-from .errors import unknown
+from .errors import UnknownName, unknown
 from .releases import release as find_release
 
 ALIASES = {
@@ -136,12 +136,8 @@ def _driver(name: str, release: str) -> Driver:
         raise unknown("driver", name, [*driver_names(), *ALIASES])
     row = _row_for(name, found.lineage())
     if row is None:
-        have = [r for n, r in _table() if n == name]
-        raise unknown(
-            "driver",
-            f"{name} (absent from {release}; present from {have[0]} to {have[-1]})",
-            [d["driver"] for d in rows(release)],
-        )
+        have = [r for n, r in _table() if n == name and find_release(r).kind == "mainline"]
+        raise UnknownName(f"driver {name!r} is absent from {release}: it is in {', '.join(have)}")
     return Driver(
         name=name,
         release=release,
