@@ -16,10 +16,11 @@ from typing import NamedTuple
 import fetch
 import initramfs
 import machines
+import own_kernel
 import programs
 import transcript
 import where
-from catalogue import Capture
+from catalogue import Capture, Kernel
 
 # Inserted by init; a kernel that has one built in, or not at all, is fine.
 EARLY = (
@@ -58,17 +59,24 @@ def missing(arch: str) -> str | None:
     return None
 
 
+def kernel(wanted: Kernel) -> fetch.Unpacked:
+    """The kernel of a label: Debian's own, or one built from its source."""
+    if wanted.config:
+        return own_kernel.built(wanted.suite, wanted.arch, wanted.config)
+    return fetch.kernel(wanted.suite, wanted.arch)
+
+
 def _initramfs(capture: Capture) -> bytes:
-    kernel = capture.kernel
-    board = machines.BOARDS[kernel.arch]
-    busybox = fetch.busybox(kernel.suite, kernel.arch).root / "bin" / "busybox"
+    wanted = capture.kernel
+    board = machines.BOARDS[wanted.arch]
+    busybox = fetch.busybox(wanted.suite, wanted.arch).root / "bin" / "busybox"
     if not busybox.exists():
         busybox = busybox.parents[1] / "usr" / "bin" / "busybox"
     if capture.module:
         files = initramfs.skeleton(
             where.HERE / "init" / "attachlab.sh", busybox.read_bytes(), {"args": capture.args}
         )
-        module = programs.module(capture.module, kernel)
+        module = programs.module(capture.module, wanted)
         return initramfs.archive([*files, initramfs.File(f"mods/{capture.module}.ko", module)])
     script = (where.HERE / "scripts" / f"{capture.script}.txt").read_text(encoding="utf-8")
     settings = {
@@ -77,12 +85,12 @@ def _initramfs(capture: Capture) -> bytes:
         "script": script,
     }
     files = initramfs.skeleton(where.HERE / "init" / "iotest.sh", busybox.read_bytes(), settings)
-    modules = initramfs.Modules(fetch.kernel(kernel.suite, kernel.arch).root)
+    modules = initramfs.Modules(kernel(wanted).root)
     late = modules.in_order(LATE)
     if "/mods/edulab.ko" in script:
-        late["edulab"] = programs.module("edulab", kernel)
+        late["edulab"] = programs.module("edulab", wanted)
     files += initramfs.with_modules(modules.in_order(EARLY), late)
-    files.append(initramfs.program("bin/iotest", programs.iotest(kernel.arch)))
+    files.append(initramfs.program("bin/iotest", programs.iotest(wanted.arch)))
     return initramfs.archive(files)
 
 
@@ -100,7 +108,7 @@ def _append(capture: Capture) -> str:
     return " ".join(word for word in words if word)
 
 
-def command(capture: Capture, kernel: str, initrd: str, log: str, trace: str) -> list[str]:
+def command(capture: Capture, image: str, initrd: str, log: str, trace: str) -> list[str]:
     """The QEMU command of a capture, for the given file names."""
     arch = capture.kernel.arch
     board = machines.BOARDS[arch]
@@ -109,7 +117,7 @@ def command(capture: Capture, kernel: str, initrd: str, log: str, trace: str) ->
     if capture.script and board.console != board.transcript:
         words += ["-chardev", "null,id=console", "-serial", "chardev:console"]
     words += ["-chardev", f"file,id=log,path={log}", *board.kernel_log.split()]
-    words += ["-kernel", kernel, "-initrd", initrd, "-append", _append(capture)]
+    words += ["-kernel", image, "-initrd", initrd, "-append", _append(capture)]
     words += machines.devices(machines.IOMMUS[capture.iommu])
     words += machines.devices(machines.TOPOLOGIES[capture.topology])
     words += [*machines.DETERMINISTIC, "-D", trace]
@@ -142,7 +150,7 @@ def boot(capture: Capture, folder: Path, *, limit: float = 300) -> Booted:
     reason = missing(capture.kernel.arch)
     if reason:
         raise CannotBoot(reason)
-    image = fetch.image(fetch.kernel(capture.kernel.suite, capture.kernel.arch))
+    image = fetch.image(kernel(capture.kernel))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="capture-") as scratch:
         initrd, log, trace = (Path(scratch) / name for name in ("initrd.img", "log", "trace"))

@@ -21,6 +21,7 @@ class Kernel(NamedTuple):
     suite: str
     arch: str
     release: str  # what its version starts with, so that a moved suite is noticed
+    config: str = ""  # built from the suite's source with this configuration
 
 
 class Capture(NamedTuple):

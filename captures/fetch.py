@@ -186,7 +186,7 @@ class Archive:
         return tuple(got)
 
 
-def _unpack_once(root: Path, fill: Callable[[Path], tuple[Package, ...]]) -> Unpacked:
+def unpack_once(root: Path, fill: Callable[[Path], tuple[Package, ...]]) -> Unpacked:
     """Fill a folder the first time it is asked for; the list of packages is written last."""
     listing = root / "packages.json"
     if not listing.exists():
@@ -208,7 +208,7 @@ def kernel(suite: str, arch: str) -> Unpacked:
         parts = [p for p in archive.depends(image) if re.match(r"linux-(binary|modules)-\d", p)]
         return archive.download([image, *parts], root)
 
-    return _unpack_once(where.build() / "kernels" / f"{suite}-{arch}", fill)
+    return unpack_once(where.build() / "kernels" / f"{suite}-{arch}", fill)
 
 
 def image(unpacked: Unpacked) -> Path:
@@ -238,7 +238,7 @@ def headers(suite: str, arch: str) -> Unpacked:
         libraries = ["libc6", "libelf1t64" if suite in ("trixie", "sid") else "libelf1"]
         return got + tools.download([*kbuild, *libraries, "zlib1g", "libzstd1"], root)
 
-    return _unpack_once(where.build() / "headers" / f"{suite}-{arch}", fill)
+    return unpack_once(where.build() / "headers" / f"{suite}-{arch}", fill)
 
 
 def busybox(suite: str, arch: str) -> Unpacked:
@@ -247,4 +247,4 @@ def busybox(suite: str, arch: str) -> Unpacked:
     def fill(root: Path) -> tuple[Package, ...]:
         return Archive(suite, arch).download(["busybox-static"], root)
 
-    return _unpack_once(where.build() / "busybox" / f"{suite}-{arch}", fill)
+    return unpack_once(where.build() / "busybox" / f"{suite}-{arch}", fill)

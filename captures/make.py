@@ -14,9 +14,15 @@ from pathlib import Path
 import boot
 import catalogue
 import fetch
+import own_kernel
 import programs
 import source
 import where
+
+REASONS = (
+    *(fetch.CannotFetch, programs.CannotCompile),
+    *(own_kernel.CannotBuild, boot.CannotBoot),
+)
 
 
 def _chosen(captures: dict[str, catalogue.Capture], patterns: list[str], folder: Path) -> list[str]:
@@ -33,8 +39,7 @@ def _chosen(captures: dict[str, catalogue.Capture], patterns: list[str], folder:
 
 def _moved(kernel: catalogue.Kernel) -> str | None:
     """A sentence if the suite has moved on to another release than its label says."""
-    packages = fetch.kernel(kernel.suite, kernel.arch).packages
-    version = next(p.version for p in packages if p.name.startswith("linux-image-"))
+    version = source.image(boot.kernel(kernel).packages).version
     if version.startswith(kernel.release):
         return None
     return f"{kernel.suite} now has {version}: {kernel.label} is another kernel's label"
@@ -47,7 +52,7 @@ def _make(capture: catalogue.Capture, folder: Path, limit: float) -> bool:
         if moved:
             raise fetch.CannotFetch(moved)
         result = boot.boot(capture, folder, limit=limit)
-    except (fetch.CannotFetch, programs.CannotCompile, boot.CannotBoot) as error:
+    except REASONS as error:
         print(f"{capture.name}: not made: {error}", flush=True)
         return False
     state = "done" if result.done else f"NOT FINISHED after {limit:.0f} s"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import boot
 import fetch
 import machines
 import programs
@@ -66,8 +67,9 @@ def _recorded(text: str) -> tuple[dict[str, Row], dict[str, fetch.Package]]:
     return rows, packages
 
 
-def _image(packages: Iterable[fetch.Package]) -> fetch.Package:
-    return next(p for p in packages if p.name.startswith("linux-image-"))
+def image(packages: Iterable[fetch.Package]) -> fetch.Package:
+    """The package that has the kernel, or the source that it was built from."""
+    return next(p for p in packages if p.name.startswith(("linux-image-", "linux-source-")))
 
 
 def _programs(arches: Iterable[str]) -> list[str]:
@@ -94,10 +96,10 @@ def write(folder: Path, captures: Mapping[str, Capture], made: Iterable[str]) ->
         if old and old.sha256 == digest(path) and name not in new:
             rows.append(old)
             continue
-        kernel = fetch.kernel(capture.kernel.suite, capture.kernel.arch)
-        image = _image(kernel.packages)
+        kernel = boot.kernel(capture.kernel)
+        package = image(kernel.packages)
         packages |= {f"{p.name} {p.version}": p for p in kernel.packages}
-        rows.append(Row(path.name, today, f"{image.name} {image.version}", digest(path)))
+        rows.append(Row(path.name, today, f"{package.name} {package.version}", digest(path)))
     used = {row.kernel.split(" ")[1] for row in rows}
     arches = {capture.kernel.arch for capture in captures.values()}
     lines = [
