@@ -10,8 +10,11 @@ only what changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,6 +29,9 @@ from .partition import CODE, DELTA, U8, U64, Partition, compile_device
 from .tables import READ, WRITE, PageTable
 from .verdict import Verdict, sentence
 
+# (device, iova, size, write, code, addr) -> was every row an access?
+Kernel = Callable[..., bool]
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -34,8 +40,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Checker", "Explanation", "Verdict"]
 
-# Rows judged at a time without numba: what numpy holds between steps then stays in the cache.
-CHUNK = 1 << 16
+# From so many rows on the compiled kernel is worth its import; numpy takes 30 ms for these.
+FAST_ROWS = 200_000
+# Rows judged at a time. With numpy: so few that what it holds between steps stays in the cache.
+# With numba: so few that columns of another type are converted at little cost in memory.
+CHUNK, FAST_CHUNK = 1 << 16, 1 << 18
 
 
 class Explanation(NamedTuple):
@@ -97,6 +106,7 @@ class Checker:
             which[index] = rows.setdefault(key, len(rows))
             self._entries.append(entry)
         self._which = which
+        self._fast: Kernel | None = None
         self._owners = Owners(self.memory)
         self.partitions = tuple(partition for _, partition in self._compiled.values())
 
@@ -117,6 +127,7 @@ class Checker:
         write: ArrayLike,
         *,
         out: tuple[U8, U64] | None = None,
+        threads: int | None = None,
     ) -> tuple[U8, U64]:
         """Verdict (uint8) and address (uint64) of n accesses.
 
@@ -124,7 +135,7 @@ class Checker:
         2**64, ``write`` is bool. A value given once stands for every row, and four of them give
         arrays without a dimension. The address is physical where the DMA passes, and the first
         IOVA that faults where it does not. ``out`` takes the answers; after an error its contents
-        mean nothing.
+        mean nothing. A long trace is shared by ``threads``, by default one for each core.
 
         Raises ValueError with the row number for what is no access (see
         :mod:`iommu_lab.accesses`).
@@ -132,10 +143,16 @@ class Checker:
         asked = accesses.read(device_index, iova, size, write)
         shape = asked.iova.shape
         code, addr = _outputs(shape, out)
-        self._judge(asked.shaped(shape or (1,)), np.atleast_1d(code), np.atleast_1d(addr))
+        rows = asked.shaped(shape or (1,)), np.atleast_1d(code), np.atleast_1d(addr)
+        kernel = self._kernel() if len(rows[1]) >= FAST_ROWS else None
+        if kernel is None:
+            self._judge(*rows)
+        else:
+            _in_parts(kernel, *rows, len(self.devices), threads or os.cpu_count() or 1)
         return code, addr
 
     def _judge(self, asked: Accesses, code: U8, addr: U64) -> None:
+        """With numpy, a partition at a time."""
         for at in range(0, len(asked.iova), CHUNK):
             part = slice(at, at + CHUNK)
             some = asked.rows(part)
@@ -144,6 +161,27 @@ class Checker:
             for partition, rows in self._by_partition(some.device):
                 judged = partition.judge(some.iova[rows], last[rows], some.write[rows])
                 code[part][rows], addr[part][rows] = judged
+
+    def _kernel(self) -> Kernel | None:
+        """The compiled kernel with this checker's index, or None where there is no numba."""
+        if self._fast is None:
+            try:
+                from . import dma_fast
+            except ImportError:
+                return None
+            index = dma_fast.build(self._which, self.partitions)
+            self._fast = partial(dma_fast.judge, *index)
+            self._share(index.words)
+        return self._fast
+
+    def _share(self, words: U64) -> None:
+        """Let partitions look into the index's copy of their records, and drop their own."""
+        at = 0
+        for key, (table, own) in self._compiled.items():
+            record = words[8 * at : 8 * (at + len(own))].reshape(-1, 8)
+            self._compiled[key] = table, replace(own, record=record)
+            at += len(own)
+        self.partitions = tuple(partition for _, partition in self._compiled.values())
 
     def _by_partition(
         self, device: NDArray[Any]
@@ -275,6 +313,39 @@ class Checker:
             },
             index=asked.index,
         )
+
+
+def _in_parts(
+    kernel: Kernel, asked: Accesses, code: U8, addr: U64, devices: int, threads: int
+) -> None:
+    """Run the kernel over a long trace, a part at a time, with the columns as it wants them."""
+
+    def judge(at: int) -> None:
+        part = slice(at, at + FAST_CHUNK)
+        device, iova, size, write = some = asked.rows(part)
+        wide = np.uint64 if size.dtype.itemsize == 8 else np.uint32
+        # Before the device is made narrower, lest an index of 2**32 become 0.
+        fits = device.dtype.itemsize <= 4 or int(device.max()) < devices
+        if not fits or not kernel(
+            np.ascontiguousarray(device, np.uint32),
+            np.ascontiguousarray(iova),
+            np.ascontiguousarray(size, wide),
+            np.ascontiguousarray(write),
+            code[part],
+            addr[part],
+        ):
+            accesses.refuse_rows(some, devices, at)
+
+    parts = range(0, len(code), FAST_CHUNK)
+    if threads == 1 or len(parts) == 1:
+        for at in parts:
+            judge(at)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(
+                judge, parts
+            ):  # in order: the first row that is wrong is the one named
+                pass
 
 
 def _outputs(shape: tuple[int, ...], out: tuple[U8, U64] | None) -> tuple[U8, U64]:

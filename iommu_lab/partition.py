@@ -165,7 +165,8 @@ def compile_device(hardware: Hardware, device: str) -> Partition:
     1. bus master off: the device starts no DMA, not even an interrupt (PCI 3.0, 6.2.2);
     2. a state nobody knows stays unknown;
     3. the interrupt window: a write that starts in it is an interrupt up to the window's end and
-       is not translated (VT-d 4.1, 3.14), a read faults, and a DMA does not cross its ends;
+       is not translated (VT-d, "Handling Requests to Interrupt Address Range"), a read faults, and
+       a DMA does not cross its ends;
     4. an entry that blocks;
     5. the IOMMU's input width, then the range the entry speaks for;
     6. an IOTLB entry that may outlive its mapping, where it leads elsewhere than the table;
@@ -256,8 +257,8 @@ class _Layers:
     def partition(self, windows: list[tuple[int, int]], stale: tuple[Stale, ...] = ()) -> Partition:
         """The finished form: like neighbours made one, and where each walk from here ends."""
         new = np.zeros(len(self.start) - 1, bool)
-        for column in (*self.code, *self.delta):
-            new |= column[1:] != column[:-1]
+        for code, delta in zip(self.code, self.delta, strict=True):
+            new |= (code[1:] != code[:-1]) | (delta[1:] != delta[:-1])
         new = np.append(True, new)
         if not new.all():
             self.start = self.start[new]
@@ -320,13 +321,17 @@ def _joined(windows: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
     return joined
 
 
-def _as_lines(columns: U64) -> U64:
-    """Columns as rows of 64 bytes, each on one cache line: a record then never costs two."""
-    n = columns.shape[1]
+def cache_lines(n: int) -> U64:
+    """Room for n records, (n, 8) uint64, each on one cache line: a record then never costs two."""
     room = np.empty(8 * n + 7, np.uint64)
     skip = -(room.ctypes.data // 8) % 8
-    lines = room[skip : skip + 8 * n].reshape(n, 8)
-    for at in range(0, n, 1 << 12):  # a few pages at a time: each line is then fetched once
+    return room[skip : skip + 8 * n].reshape(n, 8)
+
+
+def _as_lines(columns: U64) -> U64:
+    """Eight columns as records."""
+    lines = cache_lines(columns.shape[1])
+    for at in range(0, len(lines), 1 << 12):  # a few at a time: each line is then fetched once
         lines[at : at + (1 << 12)] = columns[:, at : at + (1 << 12)].T
     return lines
 
