@@ -8,7 +8,7 @@ since that is what the kernel leaves behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,7 +23,7 @@ from .tables import EMPTY, PageTable
 
 @dataclass(frozen=True)
 class Kernel:
-    """What stays fixed while verbs run: the release, the IOMMU driver, the machine, the boot line."""
+    """What stays fixed while verbs run: release, IOMMU driver, machine and boot line."""
 
     release: Release
     driver: Driver
@@ -93,13 +93,30 @@ class State:
     """Devices whose next attach is made to fail, with the errno."""
     now_ms: float = 0.0
 
+    def part(self, name: str) -> Any:
+        """One of :data:`PARTS`: a field of the state, or of its hardware."""
+        return getattr(self.hardware if name in HARDWARE_PARTS else self, name)
+
+    def having(self, parts: Mapping[str, Any]) -> State:
+        """The same state with these parts in place of its own."""
+        hardware = {name: parts[name] for name in HARDWARE_PARTS if name in parts}
+        others = {name: part for name, part in parts.items() if name not in hardware}
+        if hardware:
+            others["hardware"] = replace(self.hardware, **hardware)
+        return replace(self, **others)
+
+
+HARDWARE_PARTS = ("entries", "tables", "master")
+PARTS = ("groups", "devices", "domains", *HARDWARE_PARTS, "notes", "iovas", "failing", "now_ms")
+"""What a state is made of, piece by piece, as a :class:`World` takes it apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened: a trace event of the kernel, a warning, a refusal, a crash.
 
-    ``kind`` is "trace", "warn", "errno", "crash", "hardware", "driver" or "note"; ``name`` is the kernel's own
-    name for a trace event and the function for a warning or a crash.
+    ``kind`` is "trace", "warn", "errno", "crash", "hardware", "driver" or "note"; ``name`` is the
+    kernel's own name for a trace event and the function for a warning or a crash.
     """
 
     kind: str
@@ -113,44 +130,67 @@ class Event:
 
 
 class World:
-    """The workbench of one verb: a state taken apart, to be changed and frozen again."""
+    """The workbench of one verb: a state taken apart, to be changed and frozen again.
+
+    A part is taken apart when it is first touched, so a world knows afterwards which parts its verb
+    looked at: see :attr:`touched`.
+    """
+
+    groups: dict[int, Group]
+    devices: dict[str, DeviceState]
+    domains: dict[str, Domain]
+    entries: dict[str, Entry]
+    tables: dict[str, PageTable]
+    master: dict[str, bool]
+    notes: dict[str, Any]
+    iovas: dict[str, Iovas]
+    failing: dict[str, str]
+    now_ms: float
 
     def __init__(self, kernel: Kernel, state: State) -> None:
         self.kernel = kernel
-        self.groups = dict(state.groups)
-        self.devices = dict(state.devices)
-        self.domains = dict(state.domains)
-        self.entries = dict(state.hardware.entries)
-        self.tables = dict(state.hardware.tables)
-        self.master = dict(state.hardware.master)
-        self.notes = dict(state.notes)
-        self.iovas = dict(state.iovas)
-        self.failing = dict(state.failing)
-        self.now_ms = state.now_ms
         self.events: list[Event] = []
         self.programmed: list[tuple[str, Entry]] = []
         self._was = state
 
+    def __getattr__(self, name: str) -> Any:
+        if name not in PARTS:
+            raise AttributeError(f"a world has no {name!r}")
+        part = self._was.part(name)
+        mine = dict(part) if isinstance(part, Frozen) else part
+        self.__dict__[name] = mine
+        return mine
+
+    @property
+    def touched(self) -> tuple[str, ...]:
+        """The parts that were read or written so far; the verb can't depend on any other."""
+        return tuple(name for name in PARTS if name in self.__dict__)
+
+    @property
+    def hardware(self) -> Hardware:
+        """The hardware as it stands on the workbench."""
+        machine = self.kernel.machine
+        return Hardware(
+            Frozen(self.entries),
+            Frozen(self.tables),
+            Frozen(self.master),
+            machine.msi,
+            machine.width,
+        )
+
+    def changes(self) -> dict[str, Any]:
+        """The parts that are different now, frozen."""
+        found: dict[str, Any] = {}
+        for name in self.touched:
+            was, now = self._was.part(name), self.__dict__[name]
+            if was != now:
+                found[name] = Frozen(now) if isinstance(now, dict) else now
+        return found
+
     def freeze(self) -> State:
         """The state as it stands now; parts that did not change stay the same objects."""
-        was = self._was
-        hardware = Hardware(
-            _keep(was.hardware.entries, self.entries),
-            _keep(was.hardware.tables, self.tables),
-            _keep(was.hardware.master, self.master),
-            self.kernel.machine.msi,
-            self.kernel.machine.width,
-        )
-        return State(
-            _keep(was.groups, self.groups),
-            _keep(was.devices, self.devices),
-            _keep(was.domains, self.domains),
-            was.hardware if hardware == was.hardware else hardware,
-            _keep(was.notes, self.notes),
-            _keep(was.iovas, self.iovas),
-            _keep(was.failing, self.failing),
-            self.now_ms,
-        )
+        changes = self.changes()
+        return self._was.having(changes) if changes else self._was
 
     # -- looking things up ------------------------------------------------------------------
 
@@ -223,7 +263,3 @@ class World:
             yield
         except OSError as error:
             self.warn(function, f"{text}: {error.strerror}")
-
-
-def _keep(old: Frozen[Any, Any], new: dict[Any, Any]) -> Frozen[Any, Any]:
-    return old if old == new else Frozen(new)
