@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from .domains import Domain, DomainType
 from .errors import KernelCrash, refuse
-from .hardware import BLOCK, BYPASS, Entry, Kind
+from .hardware import BLOCK, BYPASS, TOP, Entry, Kind
 from .state import World
 from .tables import EMPTY
 
@@ -46,13 +46,23 @@ def alloc(w: World, kind: DomainType, name: str) -> Domain | None:
             kind,
             table=name,
             first=0 if late else driver.first,
-            last=(2**64 - 1) if late else driver.last,
+            last=TOP if late else min(driver.last, _alloc_limit(w)),
             ready=not late,
+            pgsizes=driver.unattached_pgsizes,
             count=1,
         )
         w.tables[name] = EMPTY
     w.domains[domain.name] = domain
     return domain
+
+
+def _alloc_limit(w: World) -> int:
+    """The last address that a new domain promises: some promise more than the hardware has."""
+    return TOP if w.driver.aperture_set == "narrowed" else _hardware_limit(w)
+
+
+def _hardware_limit(w: World) -> int:
+    return 2**w.kernel.machine.width - 1
 
 
 def free(w: World, domain: Domain) -> None:
@@ -117,8 +127,13 @@ def _not_failing(w: World, device: str) -> None:
 def into(w: World, domain: Domain, device: str) -> None:
     """Point the device at the domain's page table, finishing the domain if this is its first."""
     if not domain.ready:
-        domain = w.set_domain(domain.name, ready=True, first=w.driver.first, last=w.driver.last)
+        last = min(w.driver.last, _hardware_limit(w))
+        domain = w.set_domain(domain.name, ready=True, first=w.driver.first, last=last)
         w.tables.setdefault(domain.table or domain.name, EMPTY)
+    if w.driver.aperture_set == "narrowed":
+        # Only now is it known which IOMMU walks the table: how wide it is, and its large pages.
+        last = min(domain.last, _hardware_limit(w))
+        domain = w.set_domain(domain.name, last=last, pgsizes=0)
     users = domain.users if device in domain.users else (*domain.users, device)
     w.set_domain(domain.name, users=users)
     for other in list(w.domains.values()):

@@ -76,6 +76,8 @@ class Domain:
     """An ordinary empty table that stands in for a blocking domain."""
     ready: bool = True
     """Whether the driver has finished it; some do so only at the first attach."""
+    pgsizes: int = 0
+    """Its own page sizes, where they differ from its driver's (an intel domain not attached yet)."""
     users: tuple[str, ...] = ()
     """The devices the driver itself has on its list, in the order they came."""
     count: int = 0

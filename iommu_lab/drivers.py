@@ -59,6 +59,8 @@ class Driver:
     attach_errno: str
     pagetable: str
     pgsizes: int
+    unattached_pgsizes: int
+    """The page sizes of a domain that was never attached; 0 where they are the same."""
     first: int
     last: int
     aperture_set: str
@@ -159,6 +161,7 @@ def _driver(name: str, release: str) -> Driver:
         attach_errno=row["attach_errno"],
         pagetable=row["pagetable"],
         pgsizes=int(row["pgsizes"] or "0", 0),
+        unattached_pgsizes=int(row["unattached_pgsizes"] or "0", 0),
         first=int(row["aperture_first"] or "0", 0),
         last=int(row["aperture_last"] or "0xffffffffffffffff", 0),
         aperture_set=row["aperture_set"],

@@ -583,7 +583,8 @@ def make_kernel(
     strict = words.get("iommu.strict", "0" if lazy == "1" else "1") in ("1", "y", "on")
     if "strict" in words.get("intel_iommu", "").split(","):
         strict = True
-    if row.name == "intel" and machine.caching_mode:
+    if machine.caching_mode and row.name in ("amd", "intel"):
+        # An emulator that asks to hear of every mapping: the driver then gives up lazy unmap.
         strict = True
     if "off" in (words.get("iommu"), words.get("intel_iommu"), words.get("amd_iommu")):
         machine = replace(machine, no_iommu=tuple(d.name for d in machine.devices))

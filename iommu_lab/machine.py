@@ -89,7 +89,7 @@ class Machine:
     msi: tuple[tuple[int, int], ...] = ()
     width: int = 64
     caching_mode: bool = False
-    """An emulated VT-d that caches misses: the intel driver then turns lazy unmap off."""
+    """An emulated IOMMU that caches misses (VT-d's CM, AMD's NpCache): lazy unmap is then off."""
     no_iommu: tuple[str, ...] = ()
     """Devices behind a host bridge that bypasses the IOMMU: they are in no group."""
     windows: tuple[tuple[int, int], ...] = field(default=())

@@ -92,7 +92,7 @@ def iommu_map(w: World, domain: Domain, iova: int, paddr: int, size: int, prot: 
     a NULL pointer or never end.
     """
     form = _checked(w, domain)
-    bitmap = _bitmap(w, domain)
+    bitmap = pgsizes(w, domain)
     least = bitmap & -bitmap
     if (iova | paddr | size) & (least - 1):
         raise refuse(
@@ -125,7 +125,7 @@ def iommu_unmap(w: World, domain: Domain, iova: int, size: int) -> tuple[int, li
     if not domain.type.paging or w.driver.pagetable in ("fsl_pamu", "none"):
         return 0, []
     form = page_table_format(w.driver.pagetable, w.release)
-    bitmap = _bitmap(w, domain)
+    bitmap = pgsizes(w, domain)
     least = bitmap & -bitmap
     if (iova | size) & (least - 1) or not domain.ready:
         return 0, []
@@ -165,7 +165,7 @@ def map_many(w: World, domain: Domain, rows: list[tuple[int, int, int]], prot: i
     the answer and the table are those of the single calls.
     """
     form = _checked(w, domain)
-    bitmap = _bitmap(w, domain)
+    bitmap = pgsizes(w, domain)
     least = bitmap & -bitmap
     ordered = sorted(rows)
     apart = all(a[0] + a[2] <= b[0] for a, b in pairwise(ordered))
@@ -358,9 +358,9 @@ def _within(table: PageTable, iova: int, size: int) -> list[Run]:
     return found
 
 
-def _bitmap(w: World, domain: Domain) -> int:
-    """The page sizes of the domain; an intel domain learns the large ones only when attached."""
-    return w.driver.pgsizes
+def pgsizes(w: World, domain: Domain) -> int:
+    """``domain->pgsize_bitmap``: the page sizes that the core may hand to the driver."""
+    return domain.pgsizes or w.driver.pgsizes
 
 
 def _store(w: World, domain: Domain, table: PageTable) -> None:

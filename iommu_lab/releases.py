@@ -88,6 +88,11 @@ def releases() -> list[str]:
     return [name for name, row in _rows().items() if row["kind"] != "stable"]
 
 
+def known() -> list[str]:
+    """Every release with a row, the stable kernels that the captures ran too."""
+    return list(_rows())
+
+
 @cache
 def release(name: str) -> Release:
     """The release of this name; one line with the nearest names when there is none."""

@@ -41,6 +41,7 @@ COLUMNS = (
     "attach_errno",
     "pagetable",
     "pgsizes",
+    "unattached_pgsizes",
     "aperture_first",
     "aperture_last",
     "aperture_set",
