@@ -16,6 +16,7 @@ from dataclasses import replace
 from .domains import Domain, DomainType
 from .errors import KernelCrash, refuse
 from .hardware import BLOCK, BYPASS, TOP, Entry, Kind
+from .pagetables import format_of
 from .state import World
 from .tables import EMPTY
 
@@ -41,13 +42,14 @@ def alloc(w: World, kind: DomainType, name: str) -> Domain | None:
         domain = Domain(f"{driver.name}.platform", kind, static=True)
     else:
         late = driver.aperture_set == "attach"
+        form = format_of(w)
         domain = Domain(
             name,
             kind,
             table=name,
             first=0 if late else driver.first,
             last=TOP if late else min(driver.last, _alloc_limit(w)),
-            ready=not late,
+            ready=form.before_map == "works",
             pgsizes=driver.unattached_pgsizes,
             count=1,
         )
@@ -62,7 +64,7 @@ def _alloc_limit(w: World) -> int:
 
 
 def _hardware_limit(w: World) -> int:
-    return 2**w.kernel.machine.width - 1
+    return int(2**w.kernel.machine.width) - 1
 
 
 def free(w: World, domain: Domain) -> None:
@@ -173,7 +175,7 @@ def attach_bypass_first(w: World, domain: Domain, device: str) -> None:
 
 
 def attach_once(w: World, domain: Domain, device: str) -> None:
-    """Only the first attach of a domain writes the context bank; later ones say yes and do nothing."""
+    """Only a domain's first attach writes the context bank; later ones say yes and do nothing."""
     _not_failing(w, device)
     if not domain.ready:
         into(w, domain, device)
@@ -191,7 +193,7 @@ def attach_one_device(w: World, domain: Domain, device: str) -> None:
 
 
 def attach_shared_table(w: World, domain: Domain, device: str) -> None:
-    """All domains of one IOMMU use the first one's page table; its base register is written once."""
+    """All domains of one IOMMU use the first one's page table; its address is written once."""
     _not_failing(w, device)
     shared = w.notes.setdefault("shared-table", domain.table)
     if domain.table != shared:
@@ -202,7 +204,7 @@ def attach_shared_table(w: World, domain: Domain, device: str) -> None:
 
 
 def attach_first_table(w: World, domain: Domain, device: str) -> None:
-    """Each domain has a table, but only the first one attached to the IOMMU reaches the hardware."""
+    """Each domain has a table, and only the first one that was attached reaches the hardware."""
     _not_failing(w, device)
     first = w.notes.setdefault("first-domain", domain.name)
     if domain.name == first:
@@ -222,7 +224,7 @@ def attach_foreign_ignored(w: World, domain: Domain, device: str) -> None:
 
 
 def attach_one_domain(w: World, domain: Domain, device: str) -> None:
-    """One domain at a time for the whole machine; attaching is book-keeping, no register changes."""
+    """One domain at a time for the whole machine; attaching is book-keeping alone."""
     active = w.notes.get("active-domain")
     if active not in (None, domain.name):
         raise refuse(w.driver.attach_errno or "EBUSY", f"{active} is active on the whole machine")
@@ -250,8 +252,9 @@ def attach_window_later(w: World, domain: Domain, device: str) -> None:
 
 
 def attach_frees_old(w: World, domain: Domain, device: str) -> None:
-    """Written for pairs: attaching over another domain frees that domain's table as if it were
-    the platform's."""
+    """Written for pairs of attach and detach: the table of a domain it leaves is freed as if it
+    were the platform's.
+    """
     entry = w.entries[device]
     w.program(device, replace(BLOCK, why="no translation is registered"))
     if entry.kind is Kind.TABLE and entry.table is not None:
@@ -276,7 +279,7 @@ def attach_unknown_first(w: World, domain: Domain, device: str) -> None:
 
 
 def attach_counted(w: World, domain: Domain, device: str) -> None:
-    """A reference count that starts at one decides whether leaving a domain touches the hardware."""
+    """A reference count that starts at one decides whether leaving touches the hardware."""
     domain = w.set_domain(domain.name, count=domain.count + 1)
     active = w.notes.get("active-domain")
     if active == domain.name:
@@ -289,7 +292,7 @@ def attach_counted(w: World, domain: Domain, device: str) -> None:
 
 
 def attach_msm(w: World, domain: Domain, device: str) -> None:
-    """Each attach takes a context bank; once a device's bank is not number 0 it can't attach again."""
+    """Each attach takes a context bank; a device whose bank isn't number 0 can't attach again."""
     if w.notes.get(f"bank:{device}"):
         raise refuse("EEXIST", f"{device} already has context bank {w.notes[f'bank:{device}']}")
     _not_failing(w, device)
@@ -301,7 +304,7 @@ def attach_msm(w: World, domain: Domain, device: str) -> None:
 
 
 def _attach_platform(w: World, device: str) -> None:
-    """PLATFORM as default domain (6.7 and later): hand the device back to the platform's DMA ops."""
+    """PLATFORM as default domain (6.7 and later): the platform's DMA ops get the device back."""
     old = current(w, device)
     if old is None:
         return
@@ -366,7 +369,13 @@ def leave_platform_table(w: World, device: str) -> None:
     w.tables.setdefault(name, EMPTY)
     w.program(
         device,
-        Entry(Kind.PLATFORM, name, 0, w.driver.last or 2**64 - 1, why="the platform's DMA ops have the device"),
+        Entry(
+            Kind.PLATFORM,
+            name,
+            0,
+            w.driver.last or 2**64 - 1,
+            why="the platform's DMA ops have the device",
+        ),
     )
 
 
@@ -437,7 +446,7 @@ def detach(w: World, domain: Domain | None, device: str) -> None:
         if driver.null_crash:
             raise KernelCrash(
                 driver.body,
-                f"handed no domain, it follows a NULL pointer; with one it would have left the device "
+                "handed no domain, it follows a NULL pointer; with one it would have left the device "
                 f"{SAYS[driver.leave]}",
             )
         return
@@ -496,7 +505,7 @@ def _block_as_detach(w: World, device: str) -> None:
     if old is not None and old.static:
         raise KernelCrash(
             w.driver.body,
-            "handed the shared static blocking object, it reads driver data beside an object that has none",
+            "handed the static blocking object, it reads driver data beside an object without any",
         )
     detach(w, old, device)
 

@@ -30,7 +30,7 @@ from .hardware import Kind
 from .machine import X86_INTERRUPTS, Device, Machine
 from .releases import Release, releases
 from .releases import release as find_release
-from .state import Event, Kernel, State, World
+from .state import DeviceState, Event, Kernel, State, World
 from .tables import READ, WRITE, Stale
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ class Lab:
 
     ``arch`` defaults to the driver's usual one. ``cmdline`` understands ``iommu=pt``,
     ``iommu.passthrough=``, ``iommu.strict=``, ``intel_iommu=``, ``amd_iommu=``, ``iommu=off``,
-    ``arm-smmu.disable_bypass=`` and ``arm-smmu-v3.disable_bypass=``; other words are kept and have no effect.
+    ``arm-smmu.disable_bypass=`` and ``arm-smmu-v3.disable_bypass=``; other words are kept and have
+    no effect.
 
     A refusal of the kernel is raised as ``OSError`` with its errno; what would crash it as
     :class:`~iommu_lab.errors.KernelCrash`; a verb the release lacks as
@@ -182,7 +183,7 @@ class Lab:
         )
 
     def group_type(self, group: int | str = 0) -> str:
-        """What ``/sys/kernel/iommu_groups/N/type`` reads: the default domain, not the attached one."""
+        """What ``/sys/kernel/iommu_groups/N/type`` reads: the type of the default domain."""
         return core.group_type(World(self.kernel, self.state), self._group(group))
 
     def iova_to_phys(self, domain: str, iova: int) -> int:
@@ -233,7 +234,8 @@ class Lab:
         """Which of these DMAs get through, judged by the hardware alone.
 
         In: columns ``device`` (name), ``iova``, ``size`` (bytes, at least 1), ``write`` (bool).
-        Out: the same rows with ``verdict``, ``reached``, ``paddr``, ``fault_iova``, ``owner``, ``why``.
+        Out: the same rows with ``verdict``, ``reached``, ``paddr``, ``fault_iova``, ``owner`` and
+        ``why``.
         """
         import pandas as pd
 
@@ -278,7 +280,7 @@ class Lab:
         return lab
 
     def with_state(self, state: State) -> Lab:
-        """This lab with another state after its last verb, for a question of "what if"."""
+        """The lab with another state after its last verb, for a question of "what if"."""
         return self._with((*self._moments[:-1], replace(self._moments[-1], state=state)))
 
     def _with(self, moments: Sequence[Moment]) -> Lab:
@@ -518,9 +520,9 @@ class Lab:
 def drivers(release: str) -> pd.DataFrame:
     """Every driver of a release, a row a driver: what its detach does, and how we know.
 
-    ``detach_dev`` and ``set_platform_dma_ops`` are the kernel functions (empty where there is none);
-    ``effect`` is what the hardware does after them; ``inference`` says that the effect was read from
-    the registers that are written and neither measured nor confirmed.
+    ``detach_dev`` and ``set_platform_dma_ops`` are the kernel functions, empty where there is none;
+    ``effect`` is what the hardware does after them; ``inference`` says that the effect was read
+    from the registers that are written and neither measured nor confirmed.
     """
     import pandas as pd
 
@@ -645,7 +647,7 @@ def _late_join(w: World, device: str, group: int) -> int:
     joined = Device(device, group)
     machine = replace(w.kernel.machine, devices=(*w.kernel.machine.devices, joined))
     w.kernel = replace(w.kernel, machine=machine)
-    w.devices[device] = core.DeviceState(group, present=False)
+    w.devices[device] = DeviceState(group, present=False)
     w.master[device] = True
     return core.probe(w, device)
 

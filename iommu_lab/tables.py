@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 READ, WRITE = 1, 2
@@ -31,6 +31,11 @@ class Run(NamedTuple):
     def end(self) -> int:
         """The first byte after the run."""
         return self.iova + self.size
+
+    def page(self, iova: int) -> Run:
+        """The one page of the run that holds this address."""
+        start = iova - (iova - self.iova) % (1 << self.shift)
+        return self._replace(iova=start, size=1 << self.shift, paddr=self.paddr + start - self.iova)
 
 
 class Stale(NamedTuple):
@@ -143,9 +148,30 @@ class PageTable:
             )
         return self._splice(rows.start, len(rows), kept)
 
-    def merge(self, runs: Iterable[Run]) -> PageTable:
-        """Many runs at once; the caller has made sure that none overlaps anything."""
-        return PageTable([*self, *runs], self.stale)
+    def inside(self, iova: int, size: int) -> list[Run]:
+        """What is mapped of ``[iova, iova + size)``, cut at both ends."""
+        found = []
+        for row in self.overlapping(iova, size):
+            run = self[row]
+            start, stop = max(run.iova, iova), min(run.end, iova + size)
+            paddr = run.paddr + start - run.iova
+            found.append(Run(start, stop - start, paddr, run.shift, run.prot))
+        return found
+
+    def free(self, ranges: Sequence[tuple[int, ...]]) -> bool:
+        """Is nothing mapped in any of these ``(iova, …, size)``, which are in order?"""
+        if not len(self) or not ranges:
+            return True
+        beyond = self.iova[-1] + self.size[-1] <= ranges[0][0]
+        return beyond or not any(self.overlapping(r[0], r[-1]) for r in ranges)
+
+    def merge(self, *columns: array[int]) -> PageTable:
+        """Many runs at once, column by column, sorted and clear of what is in the table."""
+        new = PageTable((), self.stale)
+        apart = not len(self) or not len(columns[0]) or self.iova[-1] < columns[0][0]
+        for name, more in zip(_COLUMNS, columns, strict=True):
+            setattr(new, name, getattr(self, name) + more)
+        return new if apart else PageTable(new, self.stale)
 
     def with_stale(self, stale: Iterable[Stale]) -> PageTable:
         """The same entries with another memory of what the IOTLB may still hold."""
@@ -157,19 +183,16 @@ class PageTable:
         new = PageTable.__new__(PageTable)
         rows = list(runs)
         stop = start + gone
-        for name, kind in (
-            ("iova", "Q"),
-            ("size", "Q"),
-            ("paddr", "Q"),
-            ("shift", "B"),
-            ("prot", "B"),
-        ):
-            column: array[int] = getattr(self, name)
-            middle = array(kind, [getattr(r, name) for r in rows])
-            setattr(new, name, column[:start] + middle + column[stop:])
+        for name in _COLUMNS:
+            # One copy of the column, then one move of its tail: half the work of three slices.
+            column: array[int] = array(getattr(self, name).typecode, getattr(self, name))
+            column[start:stop] = array(column.typecode, [getattr(r, name) for r in rows])
+            setattr(new, name, column)
         new.stale = self.stale if stale is None else stale
         new._hash = None
         return new
 
+
+_COLUMNS = ("iova", "size", "paddr", "shift", "prot")
 
 EMPTY = PageTable()
