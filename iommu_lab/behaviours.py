@@ -146,13 +146,18 @@ def into(w: World, domain: Domain, device: str) -> None:
 
 def attach_plain(w: World, domain: Domain, device: str) -> None:
     """The new entry takes the old one's place; a platform's own table is unregistered and freed."""
+    _leave_platform(w, device)
+    _not_failing(w, device)
+    into(w, domain, device)
+
+
+def _leave_platform(w: World, device: str) -> None:
+    """zpci_dma_exit_device: the platform's table is unregistered and its memory is freed."""
     entry = w.entries[device]
     if entry.kind is Kind.PLATFORM and entry.table:
         w.program(device, replace(BLOCK, why="no translation is registered"))
         w.tables.pop(entry.table, None)
         w.iovas.pop(entry.table, None)
-    _not_failing(w, device)
-    into(w, domain, device)
 
 
 def attach_leaves_first(w: World, domain: Domain, device: str) -> None:
@@ -160,6 +165,7 @@ def attach_leaves_first(w: World, domain: Domain, device: str) -> None:
     locked = any(r.type == "direct" for r in w.device(device).reserved)
     if w.driver.attach_errno and domain.type is DomainType.UNMANAGED and locked:
         raise refuse(w.driver.attach_errno, f"{device} is locked to its firmware's direct regions")
+    _leave_platform(w, device)
     if current(w, device) is not None:
         LEAVE[w.driver.leaves_on_release](w, device)
     _not_failing(w, device)
