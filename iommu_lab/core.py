@@ -11,6 +11,7 @@ Where the model stops: locking and concurrency, PASIDs, nested domains and page 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from . import behaviours
@@ -111,8 +112,8 @@ def _alloc(w: World, kind: DomainType, name: str) -> Domain | None:
 def _alloc_default(w: World, group: Group, kind: DomainType, required: bool) -> Domain | None:
     """The default domain of a group, with the release's way of falling back to DMA."""
     name = f"default{group.number}"
-    if any(d == name for d in w.domains):
-        name = f"{name}.{kind.name.lower()}"
+    if name in w.domains:
+        name = f"{name}.new"
     found = _alloc(w, kind, name)
     fallback = w.release["default.fallback"]
     if found is None and kind is not DomainType.DMA and (fallback == "always" or not required):
@@ -789,6 +790,14 @@ def _unprobe(w: World, number: int, device: str) -> None:
     w.event("trace", "remove_device_from_group", device=device, text=f"groupID={number}")
     if not rest:
         _empty(w, number)
+
+
+def add_device(w: World, device: Device) -> None:
+    """The bus has one device more; :func:`probe` makes it appear."""
+    machine = replace(w.kernel.machine, devices=(*w.kernel.machine.devices, device))
+    w.kernel = replace(w.kernel, machine=machine)
+    w.devices[device.name] = DeviceState(device.group, present=False)
+    w.master[device.name] = device.master_at_boot
 
 
 def _join(w: World, number: int, device: str) -> None:
