@@ -30,7 +30,10 @@ from .verdict import Verdict
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-BLOCK = 128  # accesses under way at once: enough to keep every line-fill buffer of a core busy
+# Accesses under way at once: enough to keep every line-fill buffer of a core busy while lines
+# come from memory, and fewer, lest they push each other out, while all is in the cache.
+BLOCK, BLOCK_IN_CACHE = 128, 64
+CACHE = 32 << 20
 FAN_OUTS = (9, 6, 4, 2)  # bits that a level takes
 # Slots are 4 bytes. A tree may have so many of them for each segment. Small ones are free: 2 KiB
 # each, and more while all of them stay in a quarter of a megabyte, in the cache. The root is read
@@ -41,7 +44,7 @@ FREE_SLOTS_EACH = 512
 MOST_IN_ROOT = 1 << 16
 
 # What the kernel knows of a device's tree: a row of words, one cache line.
-OFFSET, ROOT, SHIFT, FAN, PAGE, LIMIT, LAST = range(7)
+OFFSET, ROOT, SHIFT, FAN, PAGE, INSIDE, LIMIT = range(7)
 ROW = 8
 
 PARTIAL = np.uint8(Verdict.PARTIAL)
@@ -86,12 +89,13 @@ class Index(NamedTuple):
 
     ``row`` (uint64) has eight words for each device. ``node`` (int32) holds the slots: a segment's
     number, or the complement of where the block below begins. ``words`` (uint64) are the records
-    of all partitions, one after the other.
+    of all partitions, one after the other. ``block`` is how many accesses to have under way.
     """
 
     row: U64
     node: NDArray[np.int32]
     words: U64
+    block: int
 
 
 def build(which: NDArray[np.uint32], partitions: Sequence[Partition]) -> Index:
@@ -112,26 +116,30 @@ def build(which: NDArray[np.uint32], partitions: Sequence[Partition]) -> Index:
     else:
         record = cache_lines(segments)
         np.concatenate([partition.record for partition in partitions], out=record)
-    return Index(rows[which].reshape(-1), np.concatenate(nodes), record.reshape(-1))
+    node = np.concatenate(nodes)
+    block = BLOCK_IN_CACHE if node.nbytes + record.nbytes <= CACHE else BLOCK
+    return Index(rows[which].reshape(-1), node, record.reshape(-1), block)
 
 
 def _tree(start: U64, segments: int, slots: int, free: int, row: U64) -> NDArray[np.int32]:
     """The slots of one partition, and its row of words.
 
-    The last segment has no slot: whatever lies from LIMIT on is in it. Otherwise one boundary at
-    the IOMMU's width would put every mapping three levels deeper.
+    The last segment is not in the tree: whatever lies from LIMIT on has a slot to itself, after
+    the root's. Otherwise one boundary at the IOMMU's width would put every mapping three levels
+    deeper.
     """
     n = len(start)
-    row[OFFSET], row[LIMIT], row[LAST] = slots, start[-1], segments + n - 1
+    row[OFFSET], row[LIMIT] = slots, start[-1]
     if n == 1:
-        return np.full(1, segments, np.int32)
+        return np.full(2, segments, np.int32)
     ends = int(np.bitwise_or.reduce(start))
     page = (ends & -ends).bit_length() - 1
     places = start[:-1] >> U(page)
     levels, fan, root, blocks = _shape(places, max(free, SLOTS_A_SEGMENT * n))
-    node = np.empty(root + 1 + (blocks << fan), np.int32)
+    node = np.empty(root + 2 + (blocks << fan), np.int32)
     _fill(places, U(fan), levels, root, blocks, segments, slots, node)
-    row[ROOT], row[FAN], row[PAGE], row[SHIFT] = root, fan, page, page + levels * fan
+    row[ROOT], row[FAN], row[INSIDE] = root, fan, (1 << fan) - 1
+    row[PAGE], row[SHIFT] = page, page + levels * fan
     return node
 
 
@@ -192,29 +200,25 @@ def _fill(
                 cut = segment + 1 < len(places) and places[segment + 1] - low < ONE << shift
                 if cut and level > 0:
                     begins[free] = low
-                    node[at] = ~(slots + root + 1 + ((free - 1) << fan))
+                    node[at] = ~(slots + root + 2 + ((free - 1) << fan))
                     free += 1
                 else:
                     node[at] = segments + segment
                 at += 1
             if level == levels:
                 node[at] = segments + len(places) - 1
-                at += 1
+                node[at + 1] = segments + len(places)
+                at += 2
         first, after = after, free
 
 
 @_compiled
-def _segment(row: U64, node: NDArray[np.int32], tree: np.uint64, iova: np.uint64) -> np.uint64:
-    """The number of the segment that holds an address; the walk of :func:`judge`, unstaged."""
+def _root_slot(row: U64, tree: np.uint64, iova: np.uint64) -> np.uint64:
+    root = row[tree + U(ROOT)]
+    place = min(iova >> row[tree + U(SHIFT)], root)
     if iova >= row[tree + U(LIMIT)]:
-        return U(row[tree + U(LAST)])
-    shift = row[tree + U(SHIFT)]
-    fan = row[tree + U(FAN)]
-    entry = node[row[tree + U(OFFSET)] + min(iova >> shift, row[tree + U(ROOT)])]
-    while entry < 0:
-        shift -= fan
-        entry = node[U(~entry) + ((iova >> shift) & ((ONE << fan) - ONE))]
-    return U(entry)
+        place = root + ONE
+    return U(row[tree + U(OFFSET)] + place)
 
 
 @_compiled
@@ -229,14 +233,33 @@ def _worst(
     """The greatest verdict up to ``last``, as :meth:`Partition.worst` finds it."""
     way = at & U(WORDS)
     while last > words[at + U(WORSE_LAST)]:
-        at = _segment(row, node, tree, words[at + U(WORSE_LAST)] + ONE) * U(2 * WORDS) + way
+        iova = words[at + U(WORSE_LAST)] + ONE
+        shift = row[tree + U(SHIFT)]
+        entry = node[_root_slot(row, tree, iova)]
+        while entry < 0:
+            shift -= row[tree + U(FAN)]
+            entry = node[U(~entry) + ((iova >> shift) & row[tree + U(INSIDE)])]
+        at = U(entry) * U(2 * WORDS) + way
     return U(words[at + U(CODE)])
+
+
+@_compiled
+def _no_access(
+    devices: np.uint64, device: NDArray[np.uint32], iova: U64, size: NDArray[Any]
+) -> bool:
+    """Is there a row with no bytes, a wrap or an unknown device? Without a branch, many at once."""
+    wrong = ZERO
+    for i in range(len(iova)):
+        n = U(size[i])
+        wrong |= U(U(device[i]) >= devices) | U(n == ZERO) | U(n - ONE > ~iova[i])
+    return bool(wrong)
 
 
 def judge(
     row: U64,
     node: NDArray[np.int32],
     words: U64,
+    block: int,
     device: NDArray[np.uint32],
     iova: U64,
     size: NDArray[Any],
@@ -246,53 +269,47 @@ def judge(
 ) -> bool:
     """Judge accesses; False when a row was no access, and then the answers mean nothing."""
     devices = U(len(row)) // U(ROW)
-    wrong: Any = np.bool_(False)
-    trees = np.empty(BLOCK, np.uint64)
-    slots = np.empty(BLOCK, np.uint64)
-    ats = np.empty(BLOCK, np.uint64)
-    for begin in range(0, len(iova), BLOCK):
+    ats = np.empty(block, np.uint64)  # where each access of the block has got to
+    for begin in range(0, len(iova), block):
+        end = min(begin + block, len(iova))
+        if _no_access(devices, device[begin:end], iova[begin:end], size[begin:end]):
+            return False
         here = U(begin)
-        count = min(BLOCK, len(iova) - begin)
-        for k in range(count):
+        for k in range(end - begin):
             j = U(k)
-            who = U(device[here + j])
-            wrong |= who >= devices
-            tree = (who if who < devices else ZERO) * U(ROW)
+            tree = U(device[here + j]) * U(ROW)
             a = iova[here + j]
             shift = row[tree + U(SHIFT)]
-            slot = row[tree + U(OFFSET)] + min(a >> shift, row[tree + U(ROOT)])
+            slot = _root_slot(row, tree, a)
             # The upper levels are few and warm: walk them, and stop before the last.
             while shift > row[tree + U(PAGE)]:
                 entry = node[slot]
                 if entry >= 0:
                     break
-                fan = row[tree + U(FAN)]
-                shift -= fan
-                slot = U(~entry) + ((a >> shift) & ((ONE << fan) - ONE))
-            trees[j], slots[j] = tree, slot
+                shift -= row[tree + U(FAN)]
+                slot = U(~entry) + ((a >> shift) & row[tree + U(INSIDE)])
+            ats[j] = slot
             _prefetch(node, slot)
-        for k in range(count):
+        for k in range(end - begin):
             j = U(k)
-            segment = U(node[slots[j]])
-            if iova[here + j] >= row[trees[j] + U(LIMIT)]:
-                segment = row[trees[j] + U(LAST)]
-            at = segment * U(2 * WORDS) + U(write[here + j]) * U(WORDS)
+            at = U(node[ats[j]]) * U(2 * WORDS) + U(write[here + j]) * U(WORDS)
             ats[j] = at
             _prefetch(words, at)
-        for k in range(count):
+        for k in range(end - begin):
             j = U(k)
             at = ats[j]
-            a, length = iova[here + j], U(size[here + j])
-            last = a + (length - ONE)
-            wrong |= (length == ZERO) | (last < a)
-            run_last = words[at + U(RUN_LAST)]
-            through = last <= run_last
-            verdict = np.uint8(words[at + U(CODE)])
-            code[here + j] = verdict if through else PARTIAL
-            addr[here + j] = a + words[at + U(DELTA)] if through else run_last + ONE
-            if through and last > words[at + U(WORSE_LAST)]:
-                code[here + j] = _worst(row, node, words, trees[j], at, last)
-    return not wrong
+            a = iova[here + j]
+            last = a + (U(size[here + j]) - ONE)
+            if last <= words[at + U(RUN_LAST)]:
+                code[here + j] = words[at + U(CODE)]
+                addr[here + j] = a + words[at + U(DELTA)]
+                if last > words[at + U(WORSE_LAST)]:
+                    tree = U(device[here + j]) * U(ROW)
+                    code[here + j] = _worst(row, node, words, tree, at, last)
+            else:
+                code[here + j] = PARTIAL
+                addr[here + j] = words[at + U(RUN_LAST)] + ONE
+    return True
 
 
 # Two kinds of sizes, and nothing else to compile while somebody waits.
@@ -301,6 +318,7 @@ judge = _compiled(
     [
         numba.types.boolean(
             *map(_column, (numba.uint64, numba.int32, numba.uint64)),
+            numba.int64,
             *map(_column, (numba.uint32, numba.uint64, size, numba.boolean)),
             _column(numba.uint8, readonly=False),
             _column(numba.uint64, readonly=False),
