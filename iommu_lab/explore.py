@@ -26,7 +26,7 @@ from .drivers import driver as find_driver
 from .drivers import driver_names
 from .errors import KernelCrash, NotInRelease
 from .lab import Lab, Step
-from .layout import WIDTH, lay_out
+from .layout import GAP, WIDTH, lay_out
 from .machine import Machine
 from .picture import Picture, amount, describe, event_line
 from .releases import releases
@@ -114,16 +114,16 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
     # -- controls -------------------------------------------------------------------------------
 
     def _make_controls(self) -> None:
-        self.release = _choice("Under Linux", releases())
-        self.driver = _choice("with the driver", list(driver_names()))
-        self.machine = _choice("on", [ONE, LAYOUT])
-        self.beside = _choice("beside", [("no other", ""), *((r, r) for r in releases())])
-        self.who = _choice("Take", [("dev0", "dev0")])
-        self.domain = _choice("and", [("a new domain", "")])
-        self.iova = _field("IOVA")
-        self.paddr = _field("to memory at")
-        self.size = _choice("for", [(amount(size), size) for size in SIZES])
-        self.rights = _choice("as", ["rw", "r", "w"])
+        self.release = _choice("Under Linux", releases(), "14em")
+        self.driver = _choice("with the driver", list(driver_names()), "20em")
+        self.machine = _choice("on", [ONE, LAYOUT], "15em")
+        self.beside = _choice("beside", [("no other", ""), *((r, r) for r in releases())], "11em")
+        self.who = _choice("Take", [("dev0", "dev0")], "13em")
+        self.domain = _choice("and", [("a new domain", "")], "12em")
+        self.iova = _field("IOVA", "12.5em")
+        self.paddr = _field("to memory", "14.5em")
+        self.size = _choice("for", [(amount(size), size) for size in SIZES], "7em")
+        self.rights = _choice("as", ["rw", "r", "w"], "5.5em")
         self.step = widgets.IntSlider(description="step", min=0, max=0, readout=False)
         self.step.style.description_width = "initial"
         self.step.layout.width = "16em"
@@ -145,7 +145,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
                 ("detach", self._detach),
                 ("claim", lambda: self._call("claim_dma_owner", self._group(), OWNER)),
                 ("release", lambda: self._call("release_dma_owner", self._group())),
-                ("bind driver", lambda: self._call("bind", self._device(), "driver")),
+                ("bind", lambda: self._call("bind", self._device(), "driver")),
                 ("bind vfio-pci", lambda: self._call("bind", self._device(), "vfio-pci")),
                 ("unbind", lambda: self._call("unbind", self._device())),
                 ("map", self._map),
@@ -183,7 +183,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
                 self.who,
                 self.domain,
                 *(button[name] for name in ("attach", "detach", "claim", "release")),
-                *(button[name] for name in ("bind driver", "bind vfio-pci", "unbind")),
+                *(button[name] for name in ("bind", "bind vfio-pci", "unbind")),
             ),
             _row(
                 self.iova,
@@ -406,7 +406,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
             self.step.max = len(self._story.steps)
             self.step.value = self._at
             domains = self.lab.state.domains.values()
-            named = [(f"{d.name} ({d.type.name})", d.name) for d in domains]
+            named = [(d.name, d.name) for d in domains]
             _offer(self.domain, [("a new domain", ""), *named])
         self.events.value = _log(self._story, self._at)
         self.file_box.layout.display = "flex" if self.as_file.value else "none"
@@ -426,17 +426,19 @@ def _narrow() -> widgets.Layout:
     return widgets.Layout(width="auto")
 
 
-def _choice(description: str, options: list[Any]) -> widgets.Dropdown:
-    control = widgets.Dropdown(description=description, options=options, layout=_narrow())
+def _choice(description: str, options: list[Any], width: str) -> widgets.Dropdown:
+    control = widgets.Dropdown(
+        description=description, options=options, layout=widgets.Layout(width=width)
+    )
     control.style.description_width = "initial"
     return control
 
 
-def _field(description: str) -> widgets.Text:
+def _field(description: str, width: str) -> widgets.Text:
     control = widgets.Text(
         description=description,
         continuous_update=False,
-        layout=widgets.Layout(width=f"{len(description) * 0.5 + 8.5}em"),
+        layout=widgets.Layout(width=width),
     )
     control.style.description_width = "initial"
     return control
@@ -466,9 +468,10 @@ def _offer(choice: widgets.Dropdown, options: list[tuple[str, Any]]) -> None:
 
 def _sentences(sentences: list[str]) -> str:
     each = "".join(f"<p style='margin:0;flex:1 1 0'>{escape(s)}</p>" for s in sentences)
+    lines = 3 if len(sentences) == 1 else 6
     return (
-        f"<div style='display:flex;gap:20px;max-width:{WIDTH}px;min-height:5.2em;line-height:1.3'>"
-        f"{each}</div>"
+        f"<div style='display:flex;gap:{GAP}px;max-width:{WIDTH}px;"
+        f"min-height:{1.3 * lines}em;line-height:1.3'>{each}</div>"
     )
 
 

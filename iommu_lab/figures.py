@@ -17,13 +17,14 @@ from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path
 
 from .lab import Lab
-from .layout import TONES, Box, Flow, Line, Mark, Sheet, Text, lay_out
-from .picture import Picture, describe
+from .layout import TONES, Box, Flow, Line, Mark, Sheet, Text, lay_out, lay_out_story
+from .picture import Picture, describe, differences
 
 DPI = 100
 SHARP = 144
 """Dots an inch of the PNG, more than the screen's so that small text stays clear."""
 
+MARGIN = 6
 HATCHES = {"/": "////", "\\": "\\\\\\\\", ".": "..", "-": "---", "|": "|||", "x": "xxx"}
 
 
@@ -72,6 +73,15 @@ def reach(
     return of(describe(lab, beside=beside, device=device, window=window))
 
 
+def believed_and_done(lab: Lab) -> Drawing:
+    """What the core believed and what the IOMMU did, side by side over all steps of a lab.
+
+    A column a step, two lanes a device; where the two differ stands ``≠``.
+    """
+    story = [describe(lab, at=step) for step in range(len(lab.moments))]
+    return Drawing(drawn(lay_out_story(story)), differences(story))
+
+
 def of(picture: Picture) -> Drawing:
     """The still figure of a picture."""
     return Drawing(drawn(lay_out(picture)), picture.says)
@@ -79,9 +89,10 @@ def of(picture: Picture) -> Drawing:
 
 def drawn(sheet: Sheet) -> Figure:
     """A sheet of marks as a figure, a pixel of the sheet to a pixel at 100 dots an inch."""
-    figure = Figure(figsize=(sheet.width / DPI, sheet.height / DPI), dpi=DPI, facecolor="white")
+    width, height = sheet.width + 2 * MARGIN, sheet.height + MARGIN
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, sheet.width), ylim=(sheet.height, 0))
+    axes.set(xlim=(-MARGIN, width - MARGIN), ylim=(height - MARGIN, -MARGIN))
     axes.axis("off")
     for mark in sheet.marks:
         _draw(axes, mark)

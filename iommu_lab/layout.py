@@ -14,7 +14,20 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from .owners import NOBODY
-from .picture import Axis, Fate, Panel, Picture, Row, Share, Stretch, Way, amount
+from .picture import (
+    Axis,
+    Extent,
+    Fate,
+    Panel,
+    Picture,
+    Row,
+    Share,
+    Stretch,
+    Way,
+    Words,
+    amount,
+    size_of,
+)
 
 WIDTH = 840
 GAP = 20
@@ -106,30 +119,40 @@ class Sheet(NamedTuple):
 
 
 LABEL = 62
-TITLE, BOXES, TICKS, THIN, BAR, FLOW, NAMES, OTHER, FOOT = 22, 56, 15, 11, 24, 44, 34, 20, 16
+TITLE, BOXES, TICKS, THIN, BAR, FLOW, LINE, OTHER, FOOT = 22, 56, 15, 11, 24, 44, 12, 20, 17
 
 
 def lay_out(picture: Picture) -> Sheet:
     """The sheet for a picture; its height depends on how many devices there are, and on no more."""
     count = len(picture.panels)
     width = (WIDTH - GAP * (count - 1)) / count
-    others = max((len(panel.rows) for panel in picture.panels), default=1) - 1
-    height = TITLE + BOXES + TICKS + THIN + 3 + BAR + FLOW + BAR + NAMES + FOOT
-    height += OTHER * others + (6 if others > 0 else 0)
+    devices = max((len(panel.rows) for panel in picture.panels), default=1)
+    lines = 2 if count == 1 else 3
+    height = TITLE + BOXES + TICKS + THIN + 3 + BAR + FLOW + BAR + 8 + LINE * lines + FOOT
+    height += OTHER * devices + 6 if devices > 1 else 0
     marks: list[Mark] = []
     for number, panel in enumerate(picture.panels):
-        marks += _PanelLayout(picture, panel, number * (width + GAP), width).marks()
-    scale = "IOVAs and memory are not to scale: a stretch widens with the logarithm of its size"
-    marks.append(Text(WIDTH, height - 3, scale, 9.5, "soft", anchor="end"))
+        marks += _PanelLayout(picture, panel, number * (width + GAP), width, lines).marks()
+    for x, anchor, text in (
+        (
+            0,
+            "start",
+            "bar: gets through, reads above and writes below; line: stopped; dashed: perhaps",
+        ),
+        (WIDTH, "end", "not to scale: a stretch widens with the logarithm of its size"),
+    ):
+        marks.append(Text(x, height - 3, text, 9.5, "soft", anchor=anchor))
     return Sheet(WIDTH, height, tuple(marks))
 
 
 class _PanelLayout:
     """The marks of one panel, from the top down."""
 
-    def __init__(self, picture: Picture, panel: Panel, left: float, width: float) -> None:
+    def __init__(
+        self, picture: Picture, panel: Panel, left: float, width: float, lines: int
+    ) -> None:
         self.picture, self.panel = picture, panel
-        self.left, self.width = left, width
+        self.left, self.width, self.lines = left, width, lines
         self.bars, self.room = left + LABEL, width - LABEL
         names = [row.device for p in picture.panels for row in p.rows]
         self.short = all(name.startswith("0000:") for name in names)
@@ -149,9 +172,8 @@ class _PanelLayout:
         y += TICKS
         yield from self._label("believed", y + THIN - 2, "soft")
         if focus.believed is None:
-            yield Text(
-                self.bars, y + THIN - 2, "NULL and PLATFORM: only the driver knows", 9.5, "soft"
-            )
+            unsaid = f"{focus.belief.word} does not say what gets through"
+            yield Text(self.bars, y + THIN - 2, unsaid, 9.5, "soft")
         else:
             yield from self._strip(focus.believed, y, THIN, thin=True)
         y += THIN + 3
@@ -164,12 +186,28 @@ class _PanelLayout:
         yield from self._memory(focus, y)
         y += BAR
         yield from self._regions(focus, y)
-        y += NAMES + 6
-        for row in panel.rows:
-            if row is not focus:
-                yield from self._label(self._name(row.device), y + OTHER / 2 + 4, "ink", mono=True)
-                yield from self._strip(row.done, y + 4, OTHER - 8, says=row.says)
-                y += OTHER
+        y += 8 + LINE * self.lines + 6
+        if len(panel.rows) > 1:
+            yield from self._devices(focus, y)
+
+    def _devices(self, focus: Row, y: float) -> Iterator[Mark]:
+        """Every device in a line of its own, those of one group held together by a bracket."""
+        for before, row, after in zip(
+            (None, *self.panel.rows[:-1]),
+            self.panel.rows,
+            (*self.panel.rows[1:], None),
+            strict=True,
+        ):
+            base, middle = y + OTHER / 2 + 4, y + OTHER / 2
+            name = cut(self._name(row.device), LABEL - 12, 10, mono=True)
+            yield Text(self.left + 8, base, name, 10, "ink", row is focus, mono=True)
+            together = [other is not None and other.group == row.group for other in (before, after)]
+            if any(together):
+                top = y if together[0] else middle
+                yield Line(self.left + 2, top, self.left + 2, y + OTHER if together[1] else middle)
+                yield Line(self.left + 2, middle, self.left + 6, middle)
+            yield from self._strip(row.done, y + 4, OTHER - 8, says=row.says)
+            y += OTHER
 
     def _name(self, device: str) -> str:
         return device.removeprefix("0000:") if self.short else device
@@ -189,18 +227,21 @@ class _PanelLayout:
         sign = 30
         width = (self.width - sign) / 2
         who = self._name(row.device)
-        group = f"group {row.group}" if row.group is not None else "no group"
-        for x, caption, words in (
-            (self.left, f"the core believes of {group}", row.belief),
-            (self.left + width + sign, f"the IOMMU does with {who}", row.hardware),
+        group = "no group" if row.group is None else f"group {row.group}"
+        for x, caption, words, owner in (
+            (self.left, f"the core believes of {group}", row.belief, row.owner),
+            (self.left + width + sign, f"the IOMMU does with {who}", row.hardware, ""),
         ):
-            yield Box(x + 0.5, y + 0.5, width - 1, 46, edge="rule", round=4)
-            yield Text(x + 8, y + 14, caption, 10, "soft")
-            yield Text(x + 8, y + 29, words.word, 13, "ink", bold=True)
-            beside = measured(words.word, 13, bold=True) + 14
-            lines = wrapped(words.more, width - 16, 10.5, width - 8 - beside)
-            yield Text(x + beside, y + 29, lines[0] if lines else "", 10.5, "soft")
-            yield Text(x + 8, y + 42, lines[1] if len(lines) > 1 else "", 10.5, "soft")
+            room = width - 16
+            whole = f"{words.word}: {words.more}" if words.more else words.word
+            yield Box(x + 0.5, y + 0.5, width - 1, 48, edge="rule", round=4, says=whole)
+            yield Text(x + 8, y + 13, cut(caption, room, 10), 10, "soft")
+            yield Text(x + 8, y + 28, cut(words.word, room, 13), 13, "ink", bold=True)
+            yield Text(x + 8, y + 42, cut(words.more, room, 10.5), 10.5, "soft")
+            if owner:
+                left = room - measured(words.word, 13, bold=True)
+                owned = cut(f"owner {owner}", left, 10.5)
+                yield Text(x + 8 + room, y + 28, owned, 10.5, "soft", anchor="end")
         word, tone = {True: ("=", "fine"), False: ("≠", "alarm"), None: ("?", "soft")}[row.agrees]
         yield Text(self.left + width + sign / 2, y + 30, word, 20, tone, True, anchor="middle")
 
@@ -329,8 +370,114 @@ class _PanelLayout:
             room = self._x(axis, axis.at(region.last) + 1) - x - 4
             fill, hatch = self._paint(region.owner)
             yield Box(x, y + 6, 9, 9, fill, hatch)
-            yield Text(x + 13, y + 14, cut(region.owner, room - 13, 10.5), 10.5)
-            yield Text(x, y + 28, reached(share, room), 10, "soft")
+            words = wrapped(region.owner, room - 13, 10)
+            for number, line in enumerate(words[: self.lines - 1]):
+                yield Text(x + 13, y + 14 + LINE * number, cut(line, room - 9, 10), 10)
+            yield Text(x, y + 3 + LINE * self.lines, reached(share, room), 9.5, "soft")
+
+
+# -- a story: belief beside hardware, step by step -------------------------------------------------
+
+# How much of memory is in reach, as (fill, hatch, dashed); None is a belief that does not say.
+EXTENTS: dict[Extent | None, tuple[str, str, bool]] = {
+    Extent.NOTHING: ("", "", False),
+    Extent.SOME: ("#56B4E9", "", False),
+    Extent.ALL: ("#D55E00", "/", False),
+    Extent.UNKNOWN: ("", "x", True),
+    None: ("", "", True),
+}
+LANE, BETWEEN, HEAD, LANES, NARROWEST = 19, 12, 60, 112, 68
+
+
+def lay_out_story(story: Sequence[Picture]) -> Sheet:
+    """A sheet with a column for each picture and, for each device, a lane for belief and one for
+    hardware. It is wider than others when there are more steps than fit.
+    """
+    column = max(NARROWEST, (WIDTH - LANES) / len(story))
+    width = LANES + column * len(story)
+    marks: list[Mark] = []
+    for number, picture in enumerate(story):
+        panel = picture.panels[0]
+        x = LANES + number * column
+        lines = _head(panel, column)
+        for line, text in enumerate(lines):
+            base = HEAD - 16 - 11 * (len(lines) - 1 - line)
+            marks.append(Text(x + 3, base, text, 9.5, "soft"))
+        if panel.mark:
+            marks.append(Text(x + 3, HEAD - 4, panel.mark, 9.5, "alarm", bold=True))
+    y = float(HEAD)
+    for device in [row.device for row in story[-1].panels[0].rows]:
+        rows = [
+            next((r for r in picture.panels[0].rows if r.device == device), None)
+            for picture in story
+        ]
+        marks.append(
+            Text(0, y + LANE + 4, cut(device.removeprefix("0000:"), 50, 11), 11, bold=True)
+        )
+        for lane, label in enumerate(("believed", "done")):
+            top = y + lane * (LANE + BETWEEN)
+            marks.append(Text(52, top + 13, label, 10.5, "ink" if lane else "soft"))
+            marks += _lane(rows, lane, top, column)
+        for number, row in enumerate(rows):
+            if row is not None and row.agrees is False:
+                x = LANES + (number + 0.5) * column
+                marks.append(
+                    Text(
+                        x, y + LANE + BETWEEN / 2 + 5, "≠", 14, "alarm", bold=True, anchor="middle"
+                    )
+                )
+        y += 2 * LANE + BETWEEN + 14
+    x = float(LANES)
+    for extent in Extent:
+        fill, hatch, dashed = EXTENTS[extent]
+        alpha = 1.0 if extent is Extent.SOME else 0.6
+        marks.append(Box(x, y + 2, 12, 9, fill, hatch, "rule", dashed, alpha))
+        text = f"in reach: {extent.value}" if extent is Extent.NOTHING else extent.value
+        marks.append(Text(x + 16, y + 10, text, 9.5, "soft"))
+        x += 30 + measured(text, 9.5)
+    return Sheet(width, y + 16, tuple(marks))
+
+
+def _head(panel: Panel, column: float) -> list[str]:
+    """The step over a column: its verb in pieces, then its arguments."""
+    if "(" not in panel.step:
+        return [panel.step]
+    number, _, call = panel.step.partition(": ")
+    verb, _, arguments = call.partition("(")
+    pieces = wrapped(verb.replace("_", "_ "), column - 4, 9.5)
+    text = arguments.removesuffix(")").replace("'", "")
+    lines = [number.removeprefix("step "), *(p.replace("_ ", "_") for p in pieces)]
+    return [*lines[:3], cut(text, column - 4, 9.5)]
+
+
+def _lane(rows: Sequence[Row | None], lane: int, y: float, column: float) -> Iterator[Mark]:
+    """What stays the same over several steps is one bar with its word in it."""
+    begin = 0
+    for number in range(1, len(rows) + 1):
+        here = rows[begin]
+        if number < len(rows) and _lane_of(rows[number], lane) == _lane_of(here, lane):
+            continue
+        if here is not None:
+            words, extent = _lane_of(here, lane) or (Words(""), None)
+            fill, hatch, dashed = EXTENTS[extent]
+            x, width = LANES + begin * column, (number - begin) * column
+            alpha = 0.6
+            yield Box(x + 1, y, width - 2, LANE, fill, hatch, "rule", dashed, alpha)
+            whole = f"{words.word} {words.more}" if words.word in NAMED else words.word
+            fits = measured(whole, 10.5) < width - 10
+            text = whole if fits else cut(words.word, width - 10, 10.5)
+            yield Text(x + 6, y + 13.5, text, 10.5)
+        begin = number
+
+
+NAMED = {"UNMANAGED", "DMA", "DMA_FQ", "IDENTITY", "page table"}
+"""Words that leave open which domain is meant."""
+
+
+def _lane_of(row: Row | None, lane: int) -> tuple[Words, Extent | None] | None:
+    if row is None:
+        return None
+    return (row.hardware, row.does) if lane else (row.belief, row.believes)
 
 
 # -- words that belong to marks --------------------------------------------------------------------
@@ -362,15 +509,15 @@ def told_of_memory(stretch: Stretch, owner: str) -> str:
 
 def reached(share: Share, room: float) -> str:
     """How much of a region is reached, in the longest words that there is room for."""
-    total = share.region.last - share.region.first + 1
+    total = size_of(share.region)
     count, may = (share.reached, "") if share.reached else (share.perhaps, "perhaps ")
     if not count:
-        return "out of reach" if measured("out of reach", 10) < room else "–"
+        return "out of reach" if measured("out of reach", 9.5) < room else "–"
     if count == total:
         ways = [f"{may}all {amount(total)}", f"{may}all"]
     else:
         ways = [f"{may}{amount(count)} of {amount(total)}", f"{may}{amount(count)}"]
-    return next((way for way in ways if measured(way, 10) < room), cut(ways[-1], room, 10))
+    return next((way for way in ways if measured(way, 9.5) < room), cut(ways[-1], room, 9.5))
 
 
 # -- text without a screen to measure it on --------------------------------------------------------
@@ -378,7 +525,7 @@ def reached(share: Share, room: float) -> str:
 
 def measured(text: str, size: float, mono: bool = False, bold: bool = False) -> float:
     """About how wide a text is; a little more than most fonts need."""
-    return len(text) * size * (0.61 if mono else 0.57 if bold else 0.52)
+    return len(text) * size * (0.61 if mono else 0.7 if bold else 0.58)
 
 
 def cut(text: str, room: float, size: float, mono: bool = False) -> str:

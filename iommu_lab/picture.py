@@ -51,6 +51,15 @@ class Fate(StrEnum):
     PARTLY = "gets through in part"
 
 
+class Extent(StrEnum):
+    """How much of the machine's memory a device gets at."""
+
+    NOTHING = "nothing"
+    SOME = "some memory"
+    ALL = "all of memory"
+    UNKNOWN = "nobody knows what"
+
+
 class Way(NamedTuple):
     """One direction of DMA to a stretch: its fate, whose memory it reaches and where.
 
@@ -125,16 +134,20 @@ class Words(NamedTuple):
 class Row:
     """One device at one moment.
 
-    ``believed`` and ``done`` are its IOVAs as the core believes them and as the hardware has them;
-    ``believed`` is None where the core has no belief that would say. ``agrees`` says whether the
-    two let the same DMA through to the same memory.
+    ``believed`` and ``done`` are its IOVAs as the core believes them and as the hardware has them,
+    ``believes`` and ``does`` how much of memory that is. Both are None for a belief that says
+    nothing about DMA (NULL, PLATFORM). ``agrees`` says whether belief and hardware let the same
+    DMA through to the same memory.
     """
 
     device: str
     group: int | None
+    owner: str
     belief: Words
     hardware: Words
     agrees: bool | None
+    believes: Extent | None
+    does: Extent
     believed: tuple[Stretch, ...] | None
     done: tuple[Stretch, ...]
     memory: tuple[Stretch, ...]
@@ -389,8 +402,14 @@ def _overlap(ranges: tuple[U64, U64], first: int, last: int) -> int:
     low, high = ranges
     a, b = np.uint64(first), np.uint64(last)
     inside = (low <= b) & (high >= a)
-    begin, end = np.maximum(low[inside], a), np.minimum(high[inside], b)
-    return sum(int(e) - int(s) + 1 for s, e in zip(begin, end, strict=True))
+    return _bytes(np.maximum(low[inside], a), np.minimum(high[inside], b))
+
+
+def _bytes(first: U64, last: U64) -> int:
+    """How many bytes ranges hold together, which may be all 2**64."""
+    more = last - first
+    high, low = int((more >> np.uint64(32)).sum()), int((more & np.uint64(2**32 - 1)).sum())
+    return (high << 32) + low + len(more)
 
 
 # -- the axes --------------------------------------------------------------------------------------
@@ -464,7 +483,7 @@ def _panel(moment: Moment, at: int, iova: Axis, memory: Axis, focus: str, *, nam
         if part
     )
     return Panel(
-        title=f"Linux {release}, {moment.kernel.driver.name}",
+        title=f"Linux {release}" if named else f"Linux {release}, {moment.kernel.driver.name}",
         step=f"step {at}: {moment.step}" if moment.step else "after boot",
         outcome=outcome,
         mark=mark,
@@ -508,7 +527,8 @@ def _row(moment: Moment, cut: _Cut, device: str, iova: Axis, memory: Axis) -> Ro
     row = cut.rows.index(device)
     key = _belief_of(device)
     believed = cut.rows.index(key) if key in cut.rows else None
-    shares = _shares(cut, row, moment.kernel.machine.memory)
+    known = moment.kernel.machine
+    shares = _shares(cut, row, known.memory)
     belief, sentence = _belief_words(moment, device)
     hardware = _hardware_words(moment, device)
     reaches = _reaches(moment, cut, row, shares)
@@ -518,9 +538,12 @@ def _row(moment: Moment, cut: _Cut, device: str, iova: Axis, memory: Axis) -> Ro
     return Row(
         device=device,
         group=group.number if group is not None and inside else None,
+        owner=group.owner or "" if group is not None and inside else "",
         belief=belief,
         hardware=hardware,
         agrees=None if believed is None else _same(cut, row, believed),
+        believes=None if believed is None else _extent(cut, believed, known.memory),
+        does=_extent(cut, row, known.memory),
         believed=None if believed is None else _along(cut, believed, iova),
         done=_along(cut, row, iova),
         memory=_in_memory(cut, row, memory),
@@ -529,6 +552,15 @@ def _row(moment: Moment, cut: _Cut, device: str, iova: Axis, memory: Axis) -> Ro
         reaches=reaches,
         says=f"The core believes that {sentence}. {_does(moment, device)}: {device} {reaches}.",
     )
+
+
+def _extent(cut: _Cut, row: int, memory: Sequence[Region]) -> Extent:
+    if (cut.code[row] == Verdict.UNKNOWN).all():
+        return Extent.UNKNOWN
+    shares = _shares(cut, row, memory)
+    if shares and all(s.reached == size_of(s.region) for s in shares):
+        return Extent.ALL
+    return Extent.SOME if any(s.reached or s.perhaps for s in shares) else Extent.NOTHING
 
 
 def _same(cut: _Cut, row: int, other: int) -> bool:
@@ -556,11 +588,11 @@ def _way(cut: _Cut, row: int, way: int, first: int, last: int, part: slice) -> W
     code = cut.code[row, way, part]
     fates = {_FATES.get(c, Fate.STOPPED) for c in np.unique(code).tolist()}
     owned = cut.owner[row, way, part]
-    names = list(dict.fromkeys(cut.owners[o] for o in owned.tolist() if o >= 0))
+    names = list(dict.fromkeys(cut.owners[o] for o in np.unique(owned).tolist() if o >= 0))
     passes = _passes(code)
     begins = np.maximum(cut.start[part], np.uint64(first))[passes]
     ends = np.minimum(cut.last[part], np.uint64(last))[passes]
-    reached = sum(int(e) - int(b) + 1 for b, e in zip(begins, ends, strict=True))
+    reached = _bytes(begins, ends)
     fate = fates.pop() if len(fates) == 1 else Fate.PARTLY
     paddr = None
     if fate in (Fate.THROUGH, Fate.MAYBE) and len(code) == 1:
@@ -603,26 +635,28 @@ def _in_memory(cut: _Cut, row: int, axis: Axis) -> tuple[Stretch, ...]:
 
 def _bands(cut: _Cut, row: int, iova: Axis, memory: Axis) -> Iterator[Band]:
     """Where each stretch of IOVAs leads to in owned memory, once for each owner."""
-    lasts = cut.last
+    lasts, starts = cut.last, np.array(memory.starts, np.uint64)
     for number, (first, last) in enumerate(iova.stretches()):
         low = int(np.searchsorted(cut.start, np.uint64(first), side="right")) - 1
         high = int(np.searchsorted(cut.start, np.uint64(last), side="right"))
-        ends: dict[str, tuple[int, int, Fate]] = {}
-        for column in range(low, min(high, low + 4096)):
-            for way in (0, 1):
-                owner = int(cut.owner[row, way, column])
+        part = slice(low, high)
+        begin = np.maximum(cut.start[part], np.uint64(first))
+        more = np.minimum(lasts[part], np.uint64(last)) - begin
+        ends: dict[int, list[tuple[int, int, Fate]]] = {}
+        for way in (0, 1):
+            owners, code = cut.owner[row, way, part], cut.code[row, way, part]
+            paddr = cut.addr[row, way, part] + (begin - cut.start[part])
+            for owner in np.unique(owners).tolist():
                 if owner < 0 or cut.owners[owner] == NOBODY:
                     continue
-                begin = max(first, int(cut.start[column]))
-                end = min(last, int(lasts[column]))
-                paddr = int(cut.addr[row, way, column]) + begin - int(cut.start[column])
-                a, b = memory.at(paddr), memory.at(min(TOP, paddr + end - begin))
-                fate = _FATES[int(cut.code[row, way, column])]
-                name = cut.owners[owner]
-                was = ends.get(name, (a, b, fate))
-                ends[name] = (min(a, was[0]), max(b, was[1]), fate)
-        for name, (a, b, fate) in ends.items():
-            yield Band(number, a, b, name, fate)
+                mine = owners == owner
+                a = np.searchsorted(starts, paddr[mine], side="right") - 1
+                b = np.searchsorted(starts, paddr[mine] + more[mine], side="right") - 1
+                fate = _FATES[int(code[mine].min())]
+                ends.setdefault(owner, []).append((int(a.min()), int(b.max()), fate))
+        for owner, found in ends.items():
+            lows, highs, fates = zip(*found, strict=True)
+            yield Band(number, min(lows), max(highs), cut.owners[owner], fates[0])
 
 
 def _shares(cut: _Cut, row: int, memory: Sequence[Region]) -> tuple[Share, ...]:
@@ -652,17 +686,17 @@ def _belief_words(moment: Moment, device: str) -> tuple[Words, str]:
         return Words("no group", "no IOMMU driver took it"), f"{device} is in no group"
     owner = f", owned by {group.owner}" if group.owner else ""
     if group.domain is None:
-        return Words("NULL", f"no domain{owner}"), f"group {number} has no domain (NULL){owner}"
+        return Words("NULL", "no domain"), f"group {number} has no domain (NULL){owner}"
     domain = state.domains[group.domain]
     if domain.type is DomainType.BLOCKED:
-        return Words("BLOCKED", f"{domain.name}{owner}"), f"group {number} is blocked{owner}"
+        return Words("BLOCKED", domain.name), f"group {number} is blocked{owner}"
     if domain.substitute:
         return (
-            Words("blocked", f"by {domain.name}, an empty {domain.type.name}{owner}"),
+            Words("blocked", f"{domain.name}, empty {domain.type.name}"),
             f"group {number} is blocked, by the empty domain {domain.name}{owner}",
         )
     return (
-        Words(domain.type.name, f"{domain.name}{owner}"),
+        Words(domain.type.name, domain.name),
         f"group {number} is attached to {domain.name} ({domain.type.name}){owner}",
     )
 
@@ -680,7 +714,6 @@ def _hardware_words(moment: Moment, device: str) -> Words:
 def _does(moment: Moment, device: str) -> str:
     """What the IOMMU does with a device, as the beginning of a sentence."""
     entry = moment.state.hardware.entries[device]
-    why = f" ({entry.why})" if entry.why else ""
     does = {
         Kind.BLOCKED: f"blocks {device}",
         Kind.BYPASS: f"lets {device} bypass it",
@@ -688,7 +721,7 @@ def _does(moment: Moment, device: str) -> str:
         Kind.TABLE: f"walks the page table of {entry.table}",
         Kind.UNKNOWN: "is in a state that nobody has described",
     }
-    return f"The IOMMU {does[entry.kind]}{why}"
+    return f"The IOMMU {does[entry.kind]}"
 
 
 def _reaches(moment: Moment, cut: _Cut, row: int, shares: Sequence[Share]) -> str:
@@ -702,7 +735,7 @@ def _reaches(moment: Moment, cut: _Cut, row: int, shares: Sequence[Share]) -> st
         return "may reach everything or nothing"
     surely = _of_owners(shares, [s.reached for s in shares])
     perhaps = _of_owners(shares, [s.perhaps for s in shares])
-    if surely and all(s.reached == s.region.last - s.region.first + 1 for s in shares):
+    if surely and all(s.reached == size_of(s.region) for s in shares):
         said = f"reaches all of memory, that of {_listed(list(surely))}"
     elif surely:
         verb = _verb(cut, row)
@@ -749,6 +782,43 @@ def _others(rows: Sequence[Row], chosen: Row) -> str:
 def _listed(words: Sequence[str]) -> str:
     """``a, b and c``."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def differences(story: Sequence[Picture]) -> str:
+    """Where belief and hardware differ in a story, as a sentence or a few.
+
+    >>> lab = Lab("6.0", "exynos").under("patch-v2")
+    >>> lab.claim_dma_owner(0, "vfio")
+    0
+    >>> print(differences([describe(lab, at=step) for step in (0, 1)]))
+    Linux patch-v2, exynos: in 1 of 2 moments belief and hardware differ. After step 1,
+    claim_dma_owner(0, 'vfio'), BLOCKED is believed and dev0 reaches all of memory.
+    """
+    found = []
+    for picture in story:
+        panel = picture.panels[0]
+        apart = [row for row in panel.rows if row.agrees is False]
+        if apart:
+            when = panel.step.replace(":", ",", 1)
+            what = _listed([f"{r.belief.word} is believed and {_short(r)}" for r in apart])
+            found.append(f"{when[:1].upper()}{when[1:]}, {what}.".replace("Step", "After step", 1))
+    title, count = story[-1].panels[0].title, len(story)
+    silent = sum(any(r.agrees is None for r in p.panels[0].rows) for p in story)
+    said = f"in {len(found)} of {count} moments belief and hardware differ"
+    if silent:
+        said += f", in {silent} the core's belief does not say what gets through"
+    return " ".join([f"{title}: {said}.", *found])
+
+
+def _short(row: Row) -> str:
+    if row.does is Extent.UNKNOWN:
+        return f"nobody knows what {row.device} reaches"
+    return f"{row.device} reaches {row.does.value}"
+
+
+def size_of(region: Region) -> int:
+    """The bytes of a region of memory."""
+    return region.last - region.first + 1
 
 
 def amount(size: int) -> str:
