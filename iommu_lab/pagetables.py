@@ -42,9 +42,10 @@ class Format:
     ``map`` and ``unmap`` name the functions below. ``inside`` is what a page meets that lies inside
     a larger one, ``below`` what a page meets that covers a table of smaller ones. ``tables`` are
     the sizes (log2) at which an entry may hold a table in place of a page. ``pages`` says what is
-    stored for a chunk: the chunk's own page size, small pages whatever was asked for, or one record
-    a page. ``before_…`` is the answer before the driver has finished the domain, which most do at
-    its first attach; ``orphan`` that of a domain which nobody is attached to any more.
+    stored for a chunk: the chunk's own page size, entries of the level below it where the driver
+    offers sizes between two levels, small pages whatever was asked for, or one record a page.
+    ``before_…`` is the answer before the driver has finished the domain, which most do at its
+    first attach; ``orphan`` that of a domain which nobody is attached to any more.
     """
 
     pagetable: str
@@ -173,8 +174,8 @@ def iommu_map(w: World, domain: Domain, iova: int, paddr: int, size: int, prot: 
         try:
             chunk = _placed(job, Chunk(iova + mapped, paddr + mapped, shift, count))
             if _rights(form, prot):
-                small = least.bit_length() - 1 if form.pages == "small" else shift
-                new = Run(chunk.iova, chunk.size, chunk.paddr, small, RIGHTS[form.rights](prot))
+                stored = _stored(form, shift, least)
+                new = Run(chunk.iova, chunk.size, chunk.paddr, stored, RIGHTS[form.rights](prot))
                 table, refusal = MAP[form.map](job, table, new)
         except OSError as error:
             refusal = error
@@ -296,10 +297,18 @@ def _all_at_once(
             iovas.append(iova + done)
             sizes.append(count << one)
             paddrs.append(paddr + done)
-            shifts.append(shift if form.pages == "small" else one)
+            shifts.append(_stored(form, one, least))
             done += count << one
     prots = array("B", bytes([RIGHTS[form.rights](prot)]) * len(iovas))
     return table.merge(iovas, sizes, paddrs, shifts, prots)
+
+
+def _stored(form: Format, shift: int, least: int) -> int:
+    """The page size (log2) of the entries that a chunk of this page size is stored in."""
+    small = least.bit_length() - 1
+    if form.pages == "small":
+        return small
+    return max(form.base(shift), small) if form.pages == "entries" else shift
 
 
 def pgsizes(w: World, domain: Domain) -> int:
