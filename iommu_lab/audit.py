@@ -24,24 +24,16 @@ from .domains import DomainType
 from .drivers import Driver
 from .drivers import rows as driver_rows
 from .errors import KernelCrash, NotInRelease
-from .hardware import Entry, Hardware, Kind
+from .hardware import Entry, Frozen, Hardware, Kind
 from .lab import GivesDriver, Lab, to_driver
 from .reach import reach
 from .releases import releases
-from .search import (
-    OWNER,
-    PAGE,
-    USER_PAGES,
-    Finding,
-    Walk,
-    opening,
-)
-from .state import State, World
+from .search import IOVA, OWNER, PAGE, USER_PAGES, Finding, Place, Walk, opening
+from .state import World
 
 if TYPE_CHECKING:
     import pandas as pd
 
-IOVA = 0x10_0000
 ENDS = (
     "blocked",
     "identity",
@@ -54,13 +46,13 @@ ENDS = (
 """Where a device can be after it was detached, by what its DMA reaches."""
 
 
-# -- where a device is -------------------------------------------------------------------------------
+# -- where a device is -----------------------------------------------------------------------------
 
 
 def where(lab: Lab, device: str = "dev0", left: str | None = None) -> str:
     """Where a device is now, judged by what its DMA reaches; one of :data:`ENDS`.
 
-    ``left`` is the domain it was detached from: reaching that domain's pages is "still translating".
+    ``left`` is the domain it was detached from: reaching its pages is "still translating".
     """
     hardware = lab.state.hardware
     entry = hardware.entries[device]
@@ -78,9 +70,9 @@ def where(lab: Lab, device: str = "dev0", left: str | None = None) -> str:
         return "still translating"
     group = lab.state.groups.get(lab.state.devices[device].group)
     default = None if group is None or group.default is None else group.default
-    if entry.table is not None and default is not None:
-        if entry.table == lab.state.domains[default].table:
-            return "the kernel's domain"
+    mine = None if default is None else lab.state.domains[default].table
+    if entry.table is not None and entry.table == mine:
+        return "the kernel's domain"
     return "still translating" if reached else "blocked"
 
 
@@ -144,7 +136,7 @@ def _frozen(lab: Lab, world: World) -> Lab:
     return lab.with_state(world.freeze())
 
 
-# -- the three steps -----------------------------------------------------------------------------------
+# -- the three steps -------------------------------------------------------------------------------
 
 
 def default_is_set(release: str, driver: str | Driver, arch: str | None = None) -> bool:
@@ -274,7 +266,7 @@ def matrix(after: str = "leaving") -> pd.DataFrame:
     return pd.DataFrame(columns).fillna("")
 
 
-# -- beside history --------------------------------------------------------------------------------------
+# -- beside history --------------------------------------------------------------------------------
 
 
 @cache
@@ -313,7 +305,7 @@ def counts(release: str = "6.0") -> dict[str, int]:
     return {**found, "guesses right": right, "guesses wrong": wrong}
 
 
-# -- the blocking contract ---------------------------------------------------------------------------------
+# -- the blocking contract -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,8 +314,10 @@ class Contract:
 
     driver: str
     release: str
+    arch: str
     holds: bool
     tried: str
+    """What was asked, when it holds."""
     counterexample: Finding | None = None
 
     def __bool__(self) -> bool:
@@ -331,8 +325,12 @@ class Contract:
 
     def __str__(self) -> str:
         if self.counterexample is None:
-            return f"{self.driver} in {self.release} holds: {self.tried}"
-        return f"{self.driver} in {self.release} does not hold.\n{self.counterexample}"
+            return f"{self.driver} ({self.arch}) in {self.release} holds: {self.tried}"
+        return (
+            f"{self.driver} ({self.arch}) in {self.release} does not hold.\n{self.counterexample}"
+        )
+
+    __repr__ = __str__
 
 
 def verify_blocking(
@@ -357,47 +355,46 @@ def verify_blocking(
 
     lab = opening(release, to_driver(driver, release), arch)
     walk = Walk(lab, depth, seconds)
-    claimed: dict[tuple[Entry, Any], tuple[Any, str, State]] = {}
+    blocked = walk.remembered(lambda world: tuple(_believed_blocked(world)))
+    asked_of: dict[tuple[str, Hardware], Place] = {}
     for visit in walk:
-        if visit.after is None:
-            continue
-        state = visit.after[0]
-        for device in _believed_blocked(state):
-            entry = state.hardware.entries[device]
-            key = (entry, state.hardware.table_of(device))
-            if key not in claimed:
-                claimed[key] = (visit.after, device, state)
-    each = max(1, dmas // max(1, len(claimed)))
+        if visit.after is not None:
+            for device, hardware in blocked(visit.after.node):
+                asked_of.setdefault((device, hardware), visit.after)
+    each = max(1, dmas // max(1, len(asked_of)))
     asked = 0
-    for node, device, state in claimed.values():
-        if state.hardware.entries[device].kind is Kind.UNKNOWN:
-            why = f"{device} is believed blocked; {state.hardware.entries[device].why}"
-            finding = Finding("undecided", walk.path(node), why, device)
-            return Contract(lab.driver.name, release, False, "", finding)
-        iova, size, write = _accesses(state.hardware, device, each, seed)
-        checker = Checker(_master_on(state.hardware, device), lab.devices, lab.machine.memory)
-        which = [lab.devices.index(device)] * len(iova)
-        code, address = checker.check(which, iova, size, write)
+    failed = Contract(lab.driver.name, release, lab.kernel.arch, False, "")
+    for (device, hardware), place in asked_of.items():
+        entry = hardware.entries[device]
+        if entry.kind is Kind.UNKNOWN:
+            why = f"{device} is believed blocked; {entry.why}"
+            return replace(
+                failed, counterexample=Finding("undecided", walk.path(place), why, device)
+            )
+        iova, size, write = _accesses(hardware, device, each, seed)
+        code, address = Checker(hardware, [device], lab.machine.memory).check(
+            np.zeros(len(iova), np.uint32), iova, size, write
+        )
         asked += len(iova)
         passed = np.isin(code, [v for v in Verdict if v.passes] + [Verdict.PARTIAL])
         if passed.any():
             row = int(passed.argmax())
             paddr = int(address[row])
-            finding = Finding(
-                "leak",
-                walk.path(node),
-                f"{device} is believed blocked and reaches {paddr:#x}, memory of "
-                f"{lab.machine.owner_at(paddr)}",
-                device,
-                int(iova[row]),
-                paddr,
+            says = (
+                f"{device} is believed blocked; its {'write to' if write[row] else 'read of'} "
+                f"{int(iova[row]):#x} reaches {paddr:#x}, memory of {lab.machine.owner_at(paddr)}"
             )
-            return Contract(lab.driver.name, release, False, "", finding)
-    tried = (
-        f"{asked:,} DMAs in {len(claimed)} different hardware states, after every order of verbs "
-        f"up to {walk.finished} ({walk.verbs:,} verbs, {walk.states:,} states)"
+            finding = Finding("leak", walk.path(place), says, device, int(iova[row]), paddr)
+            return replace(failed, counterexample=finding)
+    tried = f"{asked:,} DMAs in {len(asked_of)} different states of the hardware, {_how_far(walk)}"
+    return replace(failed, holds=True, tried=tried)
+
+
+def _how_far(walk: Walk) -> str:
+    return (
+        f"after every order of up to {walk.finished} verbs "
+        f"({walk.verbs:,} verbs in {walk.seen:,} states)"
     )
-    return Contract(lab.driver.name, release, True, tried)
 
 
 def verify_transition(
@@ -414,54 +411,61 @@ def verify_transition(
     written during a verb is looked at, not only the last one.
     """
     lab = opening(release, to_driver(driver, release), arch)
-    walk = Walk(lab, depth, seconds)
+    walk = Walk(lab, depth, seconds, every=True)
     for visit in walk:
-        if visit.after is None:
+        if visit.effect.crash is not None or not visit.effect.programmed:
             continue
-        before, after = visit.before[0], visit.after[0]
-        for device, entry in visit.world.programmed[:-1]:
-            allowed = {before.hardware.entries.get(device), after.hardware.entries.get(device)}
-            if entry not in allowed and (entry.kind is Kind.BYPASS or entry.kind is Kind.UNKNOWN):
+        before, after = walk.states.world(visit.before.node), walk.states.world(visit.result)
+        for device, entry in visit.effect.programmed:
+            at = before.devices.get(device)
+            ends = [w.entries[device] for w in (before, after) if device in w.entries]
+            if at is None or not at.present or any(_same(entry, end) for end in ends):
+                continue
+            if entry.kind is Kind.UNKNOWN or _reaches(after, device, entry):
                 says = f"{device} passes through {entry.kind.value} during the last step"
                 path = walk.path(visit.before, visit.step)
-                return Contract(
-                    lab.driver.name, release, False, "", Finding("transition", path, says, device)
-                )
-    tried = f"every verb in {walk.states:,} states, up to depth {walk.finished}"
-    return Contract(lab.driver.name, release, True, tried)
+                finding = Finding("transition", path, says, device)
+                return Contract(lab.driver.name, release, lab.kernel.arch, False, "", finding)
+    tried = f"every write to the hardware, {_how_far(walk)}"
+    return Contract(lab.driver.name, release, lab.kernel.arch, True, tried)
 
 
-def _believed_blocked(state: State) -> Iterator[str]:
-    for group in state.groups.values():
+def _same(one: Entry, other: Entry) -> bool:
+    return replace(one, why="") == replace(other, why="")
+
+
+def _reaches(world: World, device: str, entry: Entry) -> bool:
+    """Would the device reach anything if this entry stood?"""
+    table = None if entry.table is None else world.tables.get(entry.table)
+    tables = {} if table is None else {str(entry.table): table}
+    hardware = Hardware(Frozen({device: entry}), Frozen(tables))
+    return next(reach(hardware, device), None) is not None
+
+
+def _believed_blocked(world: World) -> Iterator[tuple[str, Hardware]]:
+    """The devices of claimed groups that the core believes on their blocking domain."""
+    for group in world.groups.values():
         if group.owner is not None and group.domain is not None and group.domain == group.blocking:
-            yield from group.devices
-
-
-def _master_on(hardware: Hardware, device: str) -> Hardware:
-    """Whoever owns the device can let it be bus master."""
-    return replace(hardware, master=hardware.master.set(device, True))
+            for device in group.devices:
+                yield device, world.hardware_of(device)
 
 
 def _accesses(hardware: Hardware, device: str, count: int, seed: int) -> tuple[Any, Any, Any]:
-    """Boundary accesses around everything that any table maps, then random ones."""
+    """Boundary accesses around everything that the table maps, then random ones of every length."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    edges = {0, PAGE, 2**32 - PAGE, 2**32, 2**48, 2**63, 2**64 - PAGE}
-    for kept in hardware.tables.values():
-        for run in kept:
-            edges |= {run.iova, run.end - 1, run.end, run.paddr, max(run.iova - 1, 0)}
-    edges |= {IOVA, *USER_PAGES}
-    random = rng.integers(0, 2**64, count, dtype=np.uint64) >> rng.integers(
-        0, 40, count, dtype=np.uint64
-    )
-    iova = np.concatenate([np.array(sorted(edges), dtype=np.uint64), random])[
-        : max(count, len(edges))
-    ]
-    size = rng.integers(1, 4096, len(iova), dtype=np.uint64)
+    entry = hardware.entries[device]
+    edges = {0, PAGE, IOVA, *USER_PAGES, 2**32 - PAGE, 2**32, 2**48, 2**63, 2**64 - PAGE}
+    edges |= {entry.first, entry.last, max(entry.first - 1, 0), min(entry.last + 1, 2**64 - 1)}
+    for run in hardware.table_of(device):
+        edges |= {run.iova, run.end - 1, run.end, run.paddr, max(run.iova - 1, 0)}
+    random = rng.integers(0, 2**64, max(0, count - len(edges)), dtype=np.uint64)
+    random >>= rng.integers(0, 52, len(random), dtype=np.uint64)
+    iova = np.concatenate([np.array(sorted(edges), dtype=np.uint64), random])
+    size = rng.integers(1, PAGE, len(iova), dtype=np.uint64)
     size = np.minimum(size, np.uint64(2**64 - 1) - iova + np.uint64(1))
-    size = np.maximum(size, np.uint64(1))
-    return iova, size, rng.integers(0, 2, len(iova)).astype(bool)
+    return iova, np.maximum(size, np.uint64(1)), rng.integers(0, 2, len(iova)).astype(bool)
 
 
 def explain(release: str, driver: str) -> str:

@@ -65,6 +65,8 @@ class DeviceState:
     driver: str | None = None
     present: bool = True
     deferred: bool = False
+    attached: str | None = None
+    """The domain that the IOMMU driver has on record for it, whatever the core believes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +134,7 @@ class Event:
 class World:
     """The workbench of one verb: a state taken apart, to be changed and frozen again.
 
-    A part is taken apart when it is first touched, so a world knows afterwards which parts its verb
-    looked at: see :attr:`touched`.
+    A part is taken apart when it is first touched.
     """
 
     groups: dict[int, Group]
@@ -161,30 +162,25 @@ class World:
         self.__dict__[name] = mine
         return mine
 
-    @property
-    def touched(self) -> tuple[str, ...]:
-        """The parts that were read or written so far; the verb can't depend on any other."""
-        return tuple(name for name in PARTS if name in self.__dict__)
-
-    @property
-    def hardware(self) -> Hardware:
-        """The hardware as it stands on the workbench."""
-        machine = self.kernel.machine
+    def hardware_of(self, device: str) -> Hardware:
+        """What there is on the workbench for this device's DMA to go through, and nothing else."""
+        entry = self.entries[device]
+        table = None if entry.table is None else self.tables.get(entry.table)
         return Hardware(
-            Frozen(self.entries),
-            Frozen(self.tables),
-            Frozen(self.master),
-            machine.msi,
-            machine.width,
+            Frozen({device: entry}),
+            Frozen({} if table is None else {str(entry.table): table}),
+            msi=self.kernel.machine.msi,
+            width=self.kernel.machine.width,
         )
 
     def changes(self) -> dict[str, Any]:
         """The parts that are different now, frozen."""
         found: dict[str, Any] = {}
-        for name in self.touched:
-            was, now = self._was.part(name), self.__dict__[name]
-            if was != now:
-                found[name] = Frozen(now) if isinstance(now, dict) else now
+        for name in PARTS:
+            if name in self.__dict__:
+                was, now = self._was.part(name), self.__dict__[name]
+                if was != now:
+                    found[name] = Frozen(now) if isinstance(now, dict) else now
         return found
 
     def freeze(self) -> State:
@@ -235,13 +231,14 @@ class World:
 
         An IOMMU with a single translation for all its devices switches them all.
         """
-        for name in self._switched_with(device):
+        for name in self.switched_with(device):
             if self.entries.get(name) != entry:
                 self.entries[name] = entry
                 self.programmed.append((name, entry))
                 self.event("hardware", entry.kind.value, device=name, text=entry.why)
 
-    def _switched_with(self, device: str) -> tuple[str, ...]:
+    def switched_with(self, device: str) -> tuple[str, ...]:
+        """The devices whose translation changes when this one's is written, itself included."""
         if self.kernel.driver.grouping != "unit":
             return (device,)
         group = self.devices[device].group
