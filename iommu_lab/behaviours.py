@@ -16,7 +16,7 @@ from dataclasses import replace
 from .domains import Domain, DomainType
 from .errors import KernelCrash, refuse
 from .hardware import BLOCK, BYPASS, TOP, Entry, Kind
-from .pagetables import format_of
+from .pagetables import format_of, replay
 from .state import World
 from .tables import EMPTY
 
@@ -30,32 +30,41 @@ Leave = Callable[[World, str], None]
 def alloc(w: World, kind: DomainType, name: str) -> Domain | None:
     """A domain of this type from the driver, or None when the driver has none to give.
 
-    BLOCKED and IDENTITY come without a page table unless the driver fakes them with one.
+    BLOCKED and IDENTITY come without a page table unless the driver fakes them with one. Some
+    drivers make a new object each time, others give out one object that all groups share.
     """
     driver = w.driver
     if kind not in driver.accepts:
         return None
     how = {DomainType.BLOCKED: driver.blocked, DomainType.IDENTITY: driver.identity}.get(kind)
-    if how not in (None, "empty-table", "table-1to1"):
-        domain = Domain(f"{driver.name}.{kind.name.lower()}", kind, static=True)
-    elif kind is DomainType.PLATFORM:
+    if kind is DomainType.PLATFORM:
         domain = Domain(f"{driver.name}.platform", kind, static=True)
+    elif how in (None, "empty-table", "table-1to1"):
+        domain = _paging(w, kind, name)
+    elif driver.shares(kind):
+        domain = Domain(f"{driver.name}.{kind.name.lower()}", kind, static=True)
     else:
-        late = driver.aperture_set == "attach"
-        form = format_of(w)
-        domain = Domain(
-            name,
-            kind,
-            table=name,
-            first=0 if late else driver.first,
-            last=TOP if late else min(driver.last, _alloc_limit(w)),
-            ready=form.before_map == "works",
-            pgsizes=driver.unattached_pgsizes,
-            count=1,
-        )
-        w.tables[name] = EMPTY
+        domain = Domain(name, kind)
     w.domains[domain.name] = domain
     return domain
+
+
+def _paging(w: World, kind: DomainType, name: str) -> Domain:
+    """A domain with a page table of its own, or with the one table of the whole machine."""
+    driver = w.driver
+    late = driver.aperture_set == "attach"
+    table = "gart" if driver.boot == "gart-window" else name
+    w.tables.setdefault(table, EMPTY)
+    return Domain(
+        name,
+        kind,
+        table=table,
+        first=0 if late else driver.first,
+        last=TOP if late else min(driver.last, _alloc_limit(w)),
+        ready=format_of(w).before_map == "works",
+        pgsizes=driver.unattached_pgsizes,
+        count=1 if driver.attach == "counted" else 0,
+    )
 
 
 def _alloc_limit(w: World) -> int:
@@ -68,21 +77,25 @@ def _hardware_limit(w: World) -> int:
 
 
 def free(w: World, domain: Domain) -> None:
-    """``ops->free``: the page table's memory goes, whoever still walks it."""
+    """``ops->free``: what becomes of the page table, and of whoever still walks it."""
     if domain.static:
         return
+    how = w.driver.free
+    if how == "crash" and domain.ready and domain.table is not None:
+        raise KernelCrash(w.driver.free_function, "it follows the pointer that it has just cleared")
     del w.domains[domain.name]
-    w.notes.pop(f"shared:{domain.name}", None)
-    if domain.table is None or w.notes.get("shared-table") == domain.table:
+    on = [d for d, at in w.devices.items() if at.attached == domain.name]
+    for device in on:
+        w.set_device(device, attached=None)
+    if domain.table is None or how == "leaks":
         return
+    if how in LEAVE:
+        for device in on if w.driver.keeps != "domain" else domain.users:
+            LEAVE[how](w, device)
     for device, entry in list(w.entries.items()):
         if entry.table == domain.table:
-            w.program(
-                device,
-                Entry(
-                    Kind.UNKNOWN, why=f"it walks the page table of {domain.name}, which is freed"
-                ),
-            )
+            why = f"it walks the page table of {domain.name}, which is freed"
+            w.program(device, Entry(Kind.UNKNOWN, why=why))
     w.tables.pop(domain.table, None)
 
 
@@ -100,23 +113,39 @@ OWN = {DomainType.BLOCKED: "blocking", DomainType.IDENTITY: "identity"}
 
 
 def attach(w: World, domain: Domain, device: str) -> None:
-    """``ops->attach_dev`` or, for a static domain, that domain's own attach.
+    """``ops->attach_dev`` of the domain: that of its type, or the driver's for page tables.
 
     Raises the driver's errno. A driver that leaves the old domain first has done so by then.
     """
-    own = w.driver.own_program(OWN.get(domain.type, "attach") if domain.static else "attach")
+    plain = domain.table is None
+    own = w.driver.own_program(OWN.get(domain.type, "attach") if plain else "attach")
     if own is not None:
         _not_failing(w, device)
         own(w, domain, device)
-    elif domain.static and domain.type is DomainType.BLOCKED:
+    elif not plain:
+        ATTACH[w.driver.attach](w, domain, device)
+    elif domain.type is DomainType.BLOCKED:
         BLOCKED[w.driver.blocked](w, device)
-    elif domain.static and domain.type is DomainType.IDENTITY:
+    elif domain.type is DomainType.IDENTITY:
         _not_failing(w, device)
         IDENTITY[w.driver.identity](w, device)
-    elif domain.static:
-        _attach_platform(w, device)
     else:
-        ATTACH[w.driver.attach](w, domain, device)
+        _attach_platform(w, device)
+    if plain:
+        _record(w, device, None if domain.type is DomainType.BLOCKED else domain.name)
+
+
+def _record(w: World, device: str, domain: str | None) -> None:
+    """What the driver itself has on record for the device, and for those it is switched with."""
+    for name in w.switched_with(device):
+        if w.devices[name].attached != domain:
+            w.set_device(name, attached=domain)
+
+
+def recorded(w: World, device: str) -> Domain | None:
+    """The domain that the driver has on record for the device, whatever the core believes."""
+    name = w.devices[device].attached
+    return None if name is None else w.domains.get(name)
 
 
 def _not_failing(w: World, device: str) -> None:
@@ -126,38 +155,61 @@ def _not_failing(w: World, device: str) -> None:
         raise refuse(errno, f"attach of {device} was made to fail")
 
 
+STAYS_LISTED = ("domain", "list", "programmed")
+"""Drivers that take a device off a domain's list only in their detach function."""
+
+
 def into(w: World, domain: Domain, device: str) -> None:
     """Point the device at the domain's page table, finishing the domain if this is its first."""
+    domain = _finished(w, domain)
+    if not domain.users:
+        replay(w, domain)
+    users = domain.users if device in domain.users else (*domain.users, device)
+    # An attach in place of another domain counts too; only detach counts down (tegra-smmu).
+    count = domain.count + (w.driver.keeps == "count")
+    w.set_domain(domain.name, users=users, count=count)
+    old = w.devices[device].attached
+    if old in w.domains and old != domain.name and w.driver.keeps not in STAYS_LISTED:
+        _unlist(w, w.domains[old], device)
+    _record(w, device, domain.name)
+    w.notes.pop(f"pending:{device}", None)
+    w.program(device, Entry(Kind.TABLE, domain.table, domain.first, domain.last))
+
+
+def _finished(w: World, domain: Domain) -> Domain:
+    """The domain with what only an attach can tell: its aperture and page sizes, or its table."""
     if not domain.ready:
         last = min(w.driver.last, _hardware_limit(w))
         domain = w.set_domain(domain.name, ready=True, first=w.driver.first, last=last)
         w.tables.setdefault(domain.table or domain.name, EMPTY)
     if w.driver.aperture_set == "narrowed":
-        # Only now is it known which IOMMU walks the table: how wide it is, and its large pages.
         last = min(domain.last, _hardware_limit(w))
         domain = w.set_domain(domain.name, last=last, pgsizes=0)
-    users = domain.users if device in domain.users else (*domain.users, device)
-    w.set_domain(domain.name, users=users)
-    for other in list(w.domains.values()):
-        if other.name != domain.name and device in other.users and w.driver.attach != "one-device":
-            w.set_domain(other.name, users=tuple(u for u in other.users if u != device))
-    w.program(device, Entry(Kind.TABLE, domain.table, domain.first, domain.last))
+    return domain
+
+
+def _unlist(w: World, domain: Domain, device: str) -> None:
+    w.set_domain(domain.name, users=tuple(u for u in domain.users if u != device))
 
 
 def attach_plain(w: World, domain: Domain, device: str) -> None:
-    """The new entry takes the old one's place; a platform's own table is unregistered and freed."""
-    _leave_platform(w, device)
-    _not_failing(w, device)
-    into(w, domain, device)
+    """The new entry takes the old one's place.
 
-
-def _leave_platform(w: World, device: str) -> None:
-    """zpci_dma_exit_device: the platform's table is unregistered and its memory is freed."""
+    A platform's own table is unregistered and freed first, and made anew when the attach fails.
+    """
     entry = w.entries[device]
-    if entry.kind is Kind.PLATFORM and entry.table:
+    platform = entry.kind is Kind.PLATFORM and entry.table is not None
+    if platform:
         w.program(device, replace(BLOCK, why="no translation is registered"))
-        w.tables.pop(entry.table, None)
-        w.iovas.pop(entry.table, None)
+        w.tables.pop(entry.table or "", None)
+        w.iovas.pop(entry.table or "", None)
+    try:
+        _not_failing(w, device)
+    except OSError:
+        if platform:
+            leave_platform(w, device)
+        raise
+    into(w, domain, device)
 
 
 def attach_leaves_first(w: World, domain: Domain, device: str) -> None:
@@ -165,19 +217,61 @@ def attach_leaves_first(w: World, domain: Domain, device: str) -> None:
     locked = any(r.type == "direct" for r in w.device(device).reserved)
     if w.driver.attach_errno and domain.type is DomainType.UNMANAGED and locked:
         raise refuse(w.driver.attach_errno, f"{device} is locked to its firmware's direct regions")
-    _leave_platform(w, device)
-    if current(w, device) is not None:
-        LEAVE[w.driver.leaves_on_release](w, device)
+    _leave_first(w, device, w.driver.leaves_on_release)
+    if w.driver.aperture_set == "narrowed" and _highest(w, domain) > _hardware_limit(w):
+        raise refuse(
+            "EINVAL" if w.release["attach.misfit"] == "EINVAL" else "EFAULT",
+            f"{domain.name} has a mapping beyond the {w.kernel.machine.width} bits of the hardware",
+        )
     _not_failing(w, device)
     into(w, domain, device)
+
+
+def _leave_first(w: World, device: str, how: str) -> None:
+    """Leave the domain on record, if there is one, before the next is entered."""
+    old = recorded(w, device)
+    entry = w.entries[device]
+    if entry.kind is Kind.PLATFORM and entry.table is not None:
+        w.program(device, replace(BLOCK, why="no translation is registered"))
+        w.tables.pop(entry.table, None)
+        w.iovas.pop(entry.table, None)
+    elif old is not None:
+        LEAVE[how](w, device)
+        _drop(w, old, device)
+
+
+def _drop(w: World, domain: Domain, device: str) -> None:
+    """The driver takes the device off its records of the domain."""
+    _record(w, device, None)
+    _unlist(w, domain, device)
+
+
+def _highest(w: World, domain: Domain) -> int:
+    table = w.table(domain.table)
+    return table[len(table) - 1].end - 1 if len(table) else 0
 
 
 def attach_bypass_first(w: World, domain: Domain, device: str) -> None:
     """The old domain is left by switching translation off, then the new one is switched on."""
-    if current(w, device) is not None and w.device(device).powered:
-        w.program(device, replace(BYPASS, why="between two domains"))
+    old = recorded(w, device)
+    if w.driver.grouping == "unit" and old is not None and old.name == domain.name:
+        return
+    if old is not None and old.type.paging:
+        if w.device(device).powered:
+            w.program(device, replace(BYPASS, why="between two domains"))
+        _forget_clients(w, old, device)
+        _drop(w, old, device)
     _not_failing(w, device)
     into(w, domain, device)
+
+
+def _forget_clients(w: World, domain: Domain, device: str) -> None:
+    """Leaving takes all units off the domain's list: the others stay off at their next power-up."""
+    for other in w.domains[domain.name].users:
+        if other not in w.switched_with(device):
+            why = "its unit was taken off the list when another device left, and was not resumed"
+            w.notes[f"pending:{other}"] = replace(BYPASS, why=why)
+    w.set_domain(domain.name, users=())
 
 
 def attach_once(w: World, domain: Domain, device: str) -> None:
@@ -206,26 +300,21 @@ def attach_shared_table(w: World, domain: Domain, device: str) -> None:
         w.tables.pop(domain.table or "", None)
         domain = w.set_domain(domain.name, table=shared)
     into(w, domain, device)
-    w.notes.pop(f"pending:{device}", None)
 
 
 def attach_first_table(w: World, domain: Domain, device: str) -> None:
     """Each domain has a table, and only the first one that was attached reaches the hardware."""
     _not_failing(w, device)
-    first = w.notes.setdefault("first-domain", domain.name)
-    if domain.name == first:
-        into(w, domain, device)
-        return
-    if not domain.ready:
-        w.set_domain(domain.name, ready=True, first=w.driver.first, last=w.driver.last)
-    if first in w.domains:
-        into(w, w.domains[str(first)], device)
+    first = w.notes.setdefault("first-table", domain.table)
+    into(w, domain, device)
+    if domain.table != first:
+        w.program(device, replace(w.entries[device], table=str(first)))
 
 
 def attach_foreign_ignored(w: World, domain: Domain, device: str) -> None:
     """Any domain but the one that the driver made for itself is accepted and ignored."""
     _not_failing(w, device)
-    if domain.name == w.notes.get(f"mapping:{device}"):
+    if domain.name == w.notes.get("mapping"):
         into(w, domain, device)
 
 
@@ -235,16 +324,25 @@ def attach_one_domain(w: World, domain: Domain, device: str) -> None:
     if active not in (None, domain.name):
         raise refuse(w.driver.attach_errno or "EBUSY", f"{active} is active on the whole machine")
     _not_failing(w, device)
-    w.notes["active-domain"] = domain.name
-    if device not in domain.users:
-        w.set_domain(domain.name, users=(*domain.users, device))
+    if w.devices[device].attached != domain.name:
+        _record(w, device, domain.name)
+        w.notes["active-domain"] = domain.name
+        w.notes["active-devices"] = w.notes.get("active-devices", 0) + 1
+
+
+def _leave_one_domain(w: World, device: str) -> None:
+    """The domain is free for others once the count of devices is back at zero."""
+    _record(w, device, None)
+    w.notes["active-devices"] = w.notes.get("active-devices", 0) - 1
+    if w.notes["active-devices"] == 0:
+        w.notes.pop("active-domain", None)
 
 
 def attach_identity_window(w: World, domain: Domain, device: str) -> None:
     """An UNMANAGED domain is a 1:1 window; the old entry is made invalid first."""
-    if current(w, device) is not None:
-        w.program(device, replace(BLOCK, why="the old entry was made invalid"))
+    w.program(device, replace(BLOCK, why="the old entry was made invalid"))
     _not_failing(w, device)
+    _record(w, device, domain.name)
     w.program(
         device, Entry(Kind.BYPASS, first=0, last=w.driver.last, why="a 1:1 window with all rights")
     )
@@ -252,9 +350,10 @@ def attach_identity_window(w: World, domain: Domain, device: str) -> None:
 
 def attach_window_later(w: World, domain: Domain, device: str) -> None:
     """The old entry is made invalid; the new domain's windows are set up by calls of their own."""
-    if current(w, device) is not None:
+    if w.devices[device].attached not in (None, domain.name):
         leave_invalidate(w, device)
     _not_failing(w, device)
+    _record(w, device, domain.name)
 
 
 def attach_frees_old(w: World, domain: Domain, device: str) -> None:
@@ -278,8 +377,9 @@ def attach_frees_old(w: World, domain: Domain, device: str) -> None:
 
 def attach_unknown_first(w: World, domain: Domain, device: str) -> None:
     """The unit is switched off and on again around the switch; what off means is not known."""
-    if current(w, device) is not None:
-        leave_unknown(w, device)
+    if w.devices[device].attached == domain.name:
+        return
+    leave_unknown(w, device)
     _not_failing(w, device)
     into(w, domain, device)
 
@@ -287,26 +387,52 @@ def attach_unknown_first(w: World, domain: Domain, device: str) -> None:
 def attach_counted(w: World, domain: Domain, device: str) -> None:
     """A reference count that starts at one decides whether leaving touches the hardware."""
     domain = w.set_domain(domain.name, count=domain.count + 1)
-    active = w.notes.get("active-domain")
-    if active == domain.name:
+    old = recorded(w, device)
+    if old is not None and old.name == domain.name:
         return
-    if active is not None and active in w.domains:
-        _leave_counted(w, w.domains[active], device)
+    if old is not None:
+        _leave_counted(w, old, device)
     _not_failing(w, device)
-    w.notes["active-domain"] = domain.name
-    into(w, domain, device)
+    into(w, w.domains[domain.name], device)
 
 
 def attach_msm(w: World, domain: Domain, device: str) -> None:
-    """Each attach takes a context bank; a device whose bank isn't number 0 can't attach again."""
-    if w.notes.get(f"bank:{device}"):
-        raise refuse("EEXIST", f"{device} already has context bank {w.notes[f'bank:{device}']}")
+    """Each attach makes a new page table and takes a context bank; the bank's number is kept.
+
+    A device whose bank isn't number 0 can't attach again. A domain that was detached still has the
+    IOMMU on its list; a second entry makes the list endless.
+    """
+    number = int(w.notes.get(f"tables:{domain.name}", 0)) + 1
+    w.notes[f"tables:{domain.name}"] = number
+    table = domain.name if number == 1 else f"{domain.name}#{number}"
+    w.tables[table] = EMPTY
+    domain = w.set_domain(domain.name, table=table, ready=True)
+    bank = w.notes.get(f"bank:{device}")
+    if bank:
+        raise refuse("EEXIST", f"{device} already has context bank {bank}")
     _not_failing(w, device)
-    banks = w.notes.get("banks", ())
+    banks = w.notes.get(f"banks:{device}", ())
     bank = next(b for b in range(len(banks) + 1) if b not in banks)
-    w.notes["banks"] = (*banks, bank)
+    w.notes[f"banks:{device}"] = (*banks, bank)
     w.notes[f"bank:{device}"] = bank
+    if device in domain.users:
+        w.notes[f"list:{domain.name}"] = "endless"
     into(w, domain, device)
+
+
+def _leave_msm(w: World, domain: Domain, device: str) -> None:
+    """The page table is freed while the context still walks it, then the context is reset."""
+    w.program(device, Entry(Kind.UNKNOWN, why="it walks a page table that detach has just freed"))
+    if w.notes.get(f"list:{domain.name}") == "endless":
+        raise KernelCrash(
+            w.driver.body, "the IOMMU is on the domain's list twice, and the walk never ends"
+        )
+    bank = w.notes.get(f"bank:{device}")
+    w.notes[f"banks:{device}"] = tuple(b for b in w.notes[f"banks:{device}"] if b != bank)
+    w.tables.pop(domain.table or "", None)
+    w.set_domain(domain.name, ready=False)
+    _record(w, device, None)
+    leave_bypass(w, device)
 
 
 def _attach_platform(w: World, device: str) -> None:
@@ -386,7 +512,13 @@ def leave_platform_table(w: World, device: str) -> None:
 
 
 def leave_keep(w: World, device: str) -> None:
-    """No register is written now; what a later power cycle writes is only remembered."""
+    """A bit is cleared in memory; the register follows at the bus's next power cycle.
+
+    On MediaTek's infra M4U the bit is the register (mtk_iommu_config).
+    """
+    if w.device(device).infra:
+        w.program(device, BYPASS)
+        return
     w.notes[f"pending:{device}"] = replace(BYPASS, why="rewritten when its bus came back to power")
 
 
@@ -438,8 +570,30 @@ def _leave_counted(w: World, domain: Domain, device: str) -> None:
     count = domain.count - 1
     w.set_domain(domain.name, count=count)
     if count == 0:
-        w.notes.pop("active-domain", None)
+        _record(w, device, None)
         w.program(device, replace(BYPASS, why="the last reference went and the IOMMU was disabled"))
+
+
+def _is_on(w: World, domain: Domain, device: str) -> bool:
+    """Will the driver's detach act on this domain and device? It asks its own records."""
+    keeps, attached = w.driver.keeps, w.devices[device].attached
+    if keeps == "count" and not domain.count:
+        raise KernelCrash(
+            w.driver.body, f"{domain.name} has no IOMMU yet, and its NULL is followed"
+        )
+    if keeps == "programmed" and not domain.ready and w.driver.attach == "once":
+        w.warn(w.driver.body, f"{domain.name} was never attached")
+    if keeps == "device-warn" and attached != domain.name:
+        w.warn(w.driver.body, f"{device} is not on {domain.name}")
+    return {
+        "device": attached == domain.name,
+        "unit": attached == domain.name,
+        "device-any": attached is not None,
+        "device-warn": attached is not None,
+        "list": device in domain.users,
+        "domain": device in domain.users,
+        "programmed": domain.ready,
+    }.get(keeps, True)
 
 
 def detach(w: World, domain: Domain | None, device: str) -> None:
@@ -450,43 +604,48 @@ def detach(w: World, domain: Domain | None, device: str) -> None:
     driver = w.driver
     if domain is None:
         if driver.null_crash:
-            raise KernelCrash(
-                driver.body,
-                "handed no domain, it follows a NULL pointer; with one it would have left the device "
-                f"{SAYS[driver.leave]}",
-            )
+            would = f"with one it would have left the device {SAYS[driver.leave]}"
+            text = f"handed no domain, it follows a NULL pointer; {would}"
+            raise KernelCrash(driver.body, text)
+        if driver.attach == "one-domain" and w.devices[device].attached is None:
+            _leave_one_domain(w, device)
         return
     w.event("driver", driver.body, device=device, domain=domain.name)
     own = driver.own_program("detach")
     if own is not None:
         own(w, domain, device)
-        return
+        _drop(w, domain, device)
+    elif _is_on(w, domain, device):
+        _leave(w, domain, device)
+
+
+def _leave(w: World, domain: Domain, device: str) -> None:
+    driver = w.driver
     if driver.attach == "counted":
-        if w.notes.get("active-domain") == domain.name:
-            _leave_counted(w, domain, device)
-        return
-    if driver.attach == "one-device" and device not in domain.users:
-        return
-    if driver.attach == "one-domain":
-        remaining = tuple(u for u in domain.users if u != device)
-        w.set_domain(domain.name, users=remaining)
-        if not remaining:
-            w.notes.pop("active-domain", None)
-    if driver.attach == "msm":
-        w.notes["banks"] = tuple(
-            b for b in w.notes.get("banks", ()) if b != w.notes.get(f"bank:{device}")
-        )
-    if not domain.static:
+        _leave_counted(w, domain, device)
+    elif driver.attach == "msm":
+        _leave_msm(w, domain, device)
+    elif driver.attach == "one-domain":
+        _leave_one_domain(w, device)
+    else:
         _forget(w, domain, device)
-    LEAVE[driver.leave](w, device)
+        LEAVE[driver.leave](w, device)
 
 
 def _forget(w: World, domain: Domain, device: str) -> None:
-    """Take the device off the domain's list; some drivers throw the page table away with it."""
-    w.set_domain(domain.name, users=tuple(u for u in domain.users if u != device))
-    if w.driver.attach == "one-device" and domain.table:
-        w.set_domain(domain.name, ready=False, first=0, last=2**64 - 1)
+    """Take the device off the records; some drivers throw the page table away with it."""
+    if domain.table is None:
+        _record(w, device, None)
+        return
+    if w.driver.attach == "bypass-first":
+        _forget_clients(w, domain, device)
+    _drop(w, w.domains[domain.name], device)
+    if w.driver.attach == "one-device":
+        w.set_domain(domain.name, ready=False)
         w.tables[domain.table] = EMPTY
+    if w.driver.keeps == "count":
+        count = domain.count - 1
+        w.set_domain(domain.name, count=count, ready=count > 0)
 
 
 SAYS = {
@@ -518,7 +677,8 @@ def _block_as_detach(w: World, device: str) -> None:
 
 def _identity_as_detach(w: World, device: str) -> None:
     """6.7 and later: the old detach body as the attach of an identity domain."""
-    old = current(w, device)
+    own_record = w.driver.keeps in ("device", "unit")
+    old = recorded(w, device) if own_record else current(w, device)
     if old is not None and old.type is not DomainType.IDENTITY:
         detach(w, old, device)
 
@@ -532,7 +692,14 @@ IDENTITY: dict[str, Leave] = {"bypass": leave_bypass, "as-detach": _identity_as_
 
 
 def boot(w: World, device: str) -> None:
-    """What the hardware does with the device before anything is attached."""
+    """What the hardware does with the device before anything is attached.
+
+    A device that comes late to a unit with one translation for all finds what the others have.
+    """
+    for other in w.switched_with(device):
+        if other != device and other in w.entries:
+            w.entries[device] = w.entries[other]
+            return
     how = w.driver.boot
     if how == "identity-window":
         entry = Entry(Kind.BYPASS, first=0, last=w.driver.last, why="a 1:1 window since boot")
@@ -553,14 +720,17 @@ def boot(w: World, device: str) -> None:
 
 
 def release(w: World, device: str) -> None:
-    """``ops->release_device``: the device goes away from its IOMMU."""
-    if w.driver.leaves_on_release != "keep":
+    """``ops->release_device``: the device goes away from its IOMMU.
+
+    A driver that has no domain on record for it has nothing to leave. Where the record is kept by
+    the domain, it goes on counting a device that is gone.
+    """
+    old = recorded(w, device)
+    if old is not None and w.driver.leaves_on_release != "keep":
         LEAVE[w.driver.leaves_on_release](w, device)
-    if w.driver.attach == "one-device":
-        return  # the domain goes on counting the device that is gone
-    for domain in list(w.domains.values()):
-        if device in domain.users:
-            w.set_domain(domain.name, users=tuple(u for u in domain.users if u != device))
+    if old is not None and w.driver.keeps not in STAYS_LISTED:
+        _drop(w, old, device)
+    w.set_device(device, attached=None)
 
 
 def power_cycle(w: World, device: str) -> None:

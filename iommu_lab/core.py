@@ -11,7 +11,7 @@ Where the model stops: locking and concurrency, PASIDs, nested domains and page 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
 from typing import Any
 
 from . import behaviours
@@ -19,9 +19,9 @@ from .domains import Domain, DomainType
 from .errors import KernelCrash, refuse
 from .hardware import BYPASS, Entry, Hardware, Kind
 from .machine import Device
-from .pagetables import iommu_map
+from .pagetables import iommu_map, pgsizes
 from .state import DeviceState, Group, Kernel, State, World
-from .tables import EMPTY, READ, WRITE
+from .tables import READ, WRITE
 
 MANAGES_DMA_ITSELF = ("vfio-pci", "vfio-platform", "pci-stub", "pcieport")
 """Drivers with ``driver_managed_dma``: binding them does not take the default domain."""
@@ -46,12 +46,17 @@ def boot(kernel: Kernel) -> tuple[State, list[Any]]:
         w.groups[number] = Group(number, ())
         for device in devices:
             _add_to_group(w, number, device)
-        _set_default(w, number)
+        try:
+            _set_default(w, number)
+        except OSError as error:
+            w.warn("bus_iommu_probe", f"group {number}: {error.strerror}")
+            for device in devices:
+                _unprobe(w, number, device.name)
     for number, devices in kernel.machine.groups.items():
         for device in devices:
             if w.group_of(device.name) is None:
                 continue
-            _probe_finalize(w, number, device)
+            _probe_finalize(w, device.name)
             if device.managed_by and device.managed_by not in MANAGES_DMA_ITSELF:
                 w.set_group(number, owner_cnt=w.groups[number].owner_cnt + 1)
     return w.freeze(), w.events
@@ -73,35 +78,68 @@ def _global_type(w: World) -> DomainType:
 
 
 def _request(w: World, device: Device) -> DomainType | None:
-    """What this device must have: an untrusted device DMA, else what its driver asks for."""
-    asks = device.requires or w.driver.required_type
-    if device.untrusted:
-        conflict = asks not in (None, DomainType.DMA)
-        if conflict and w.release["default.untrusted"] == "refuse-conflict":
-            raise refuse("EINVAL", f"{device.name} is untrusted and its driver asks for {asks}")
+    """``iommu_get_def_domain_type``: what this device must have, if anything."""
+    rule, untrusted = w.release["default.untrusted"], device.untrusted and device.pci
+    if untrusted and (rule == "DMA" or (rule == "driver" and w.driver.asks_untrusted)):
         return DomainType.DMA
-    return asks
+    if w.driver.default_domain is not None and w.release["default.static"] == "asks":
+        return w.driver.default_domain
+    return device.requires or w.driver.required_type
 
 
-def _group_request(w: World, group: Group) -> DomainType | None:
-    """One request for the whole group; None when nobody asks, or when they can't agree."""
-    asks = {r for d in group.devices if (r := _request(w, w.device(d))) is not None}
-    if len(asks) <= 1:
-        return next(iter(asks), None)
-    w.warn("iommu_get_def_domain_type", f"devices of group {group.number} ask for different types")
-    if w.release["default.conflict"] == "identity" and DomainType.IDENTITY in asks:
-        return DomainType.IDENTITY
-    return None
+def _group_request(w: World, group: Group, target: DomainType | None = None) -> DomainType | None:
+    """``iommu_get_default_domain_type``: one request for the whole group, or None for no request.
+
+    ``target`` is what was written to the type file; a device that must have another is EINVAL.
+    """
+    folds = w.release["default.conflict"] == "identity"
+    best = DomainType.IDENTITY if folds and w.kernel.arch == "arm32" else None
+    conflict = False
+    for device in group.devices:
+        asks = _request(w, w.device(device))
+        if asks is None or asks is best:
+            continue
+        if best is None:
+            best = asks
+        else:
+            conflict = True
+            text = f"{device} asks for {asks.name}, another of group {group.number} for {best.name}"
+            w.warn("iommu_get_def_domain_type", text)
+            best = asks if folds and asks is DomainType.IDENTITY else best
+    if folds:
+        best = _with_trust(w, group, best)
+    elif conflict:
+        strict = target is not None and w.release["default.fallback"] == "unless-required"
+        best = best if strict else None
+    if target is not None and best not in (None, target):
+        raise refuse("EINVAL", f"a device of group {group.number} must have {best}")
+    return target or best
 
 
-def _no_dma_iommu(w: World) -> bool:
-    """32-bit Arm is built without dma-iommu: a DMA domain can't get its cookie there."""
-    return w.kernel.arch == "arm32"
+def _with_trust(w: World, group: Group, best: DomainType | None) -> DomainType | None:
+    """Since 6.7: what a kernel without dma-iommu and an untrusted device make of the request."""
+    if not _has_dma_iommu(w):
+        if best is DomainType.DMA:
+            w.warn("iommu_get_default_domain_type", "this kernel has no DMA domains")
+            raise refuse("EINVAL", f"group {group.number} asks for DMA, which this kernel has not")
+        best = best or DomainType.IDENTITY
+    for name in group.devices:
+        device = w.device(name)
+        if device.untrusted and device.pci:
+            if best not in (None, DomainType.DMA):
+                raise refuse("EINVAL", f"{name} is not trusted, and its driver asks for {best}")
+            best = DomainType.DMA
+    return best
+
+
+def _has_dma_iommu(w: World) -> bool:
+    """Without dma-iommu a DMA domain can't get its cookie, and is freed again."""
+    return w.kernel.arch in w.release["dma_iommu"].split()
 
 
 def _alloc(w: World, kind: DomainType, name: str) -> Domain | None:
     """``__iommu_domain_alloc``: the driver's domain, tagged with the type the core asked for."""
-    if kind.dma_api and _no_dma_iommu(w):
+    if kind.dma_api and not _has_dma_iommu(w):
         return None
     needs_capability = w.release["flush_queue"] == "capability"
     if kind is DomainType.DMA_FQ and needs_capability and not w.driver.deferred_flush:
@@ -109,50 +147,60 @@ def _alloc(w: World, kind: DomainType, name: str) -> Domain | None:
     return behaviours.alloc(w, kind, name)
 
 
-def _alloc_default(w: World, group: Group, kind: DomainType, required: bool) -> Domain | None:
-    """The default domain of a group, with the release's way of falling back to DMA."""
-    name = f"default{group.number}"
-    if name in w.domains:
-        name = f"{name}.new"
-    found = _alloc(w, kind, name)
-    fallback = w.release["default.fallback"]
-    if found is None and kind is not DomainType.DMA and (fallback == "always" or not required):
-        found = _alloc(w, DomainType.DMA, name)
+def _alloc_default(w: World, group: Group, asked: DomainType | None) -> Domain | None:
+    """``iommu_group_alloc_default_domain``, with the release's way of falling back to DMA.
+
+    None means that the group can't have one; since 6.7 that is an error instead.
+    """
+    rule = w.release["default.fallback"]
+    if rule == "mandatory" and w.driver.default_domain is not None:
+        return _fixed_default(w, group, asked)
+    kind = asked or _global_type(w)
+    found = _of_type(w, group, kind)
+    if found is None and kind is not DomainType.DMA and (asked is None or rule == "always"):
+        found = _of_type(w, group, DomainType.DMA)
         if found is not None:
-            w.warn(
-                "iommu_group_alloc_default_domain",
-                f"group {group.number} can't have {kind.name} and gets DMA",
-            )
+            text = f"group {group.number} can't have {kind.name} and gets DMA"
+            w.event("note", "iommu_group_alloc_default_domain", text=text)
+    if found is None and rule == "mandatory":
+        raise refuse("EOPNOTSUPP", f"{w.driver.name} can't give group {group.number} {kind.name}")
     return found
+
+
+def _fixed_default(w: World, group: Group, asked: DomainType | None) -> Domain:
+    """``ops->default_domain`` of a driver that always has the same one."""
+    kind = w.driver.default_domain
+    assert kind is not None
+    if asked is not None and not (asked is kind and w.release["default.static"] == "asks"):
+        text = f"the default of group {group.number} is {kind.name} and {asked.name} is asked for"
+        raise refuse("EINVAL", text)
+    found = behaviours.alloc(w, kind, "")
+    if found is None:
+        found = Domain(f"{w.driver.name}.{kind.name.lower()}", kind, static=True)
+        w.domains[found.name] = found
+    return found
+
+
+def _of_type(w: World, group: Group, kind: DomainType) -> Domain | None:
+    """A new domain for a group's default, or since 6.5 the present one if it has the type."""
+    present = None if group.default is None else w.domains[group.default]
+    reuses = w.release["default.fallback"] != "always"
+    if present is not None and present.type is kind and reuses:
+        return present
+    name = f"default{group.number}"
+    return _alloc(w, kind, f"{name}.new" if name in w.domains else name)
 
 
 def _set_default(w: World, number: int) -> None:
     """Give a freshly probed group its default domain and attach it."""
     group = w.groups[number]
-    required = _group_request(w, group)
-    mandatory = w.release["default.fallback"] == "mandatory"
-    if mandatory and w.driver.default_domain is not None:
-        domain = behaviours.alloc(w, w.driver.default_domain, f"default{number}")
-        if domain is None:
-            domain = Domain(f"{w.driver.name}.platform", w.driver.default_domain, static=True)
-            w.domains[domain.name] = domain
-    else:
-        kind = required or _global_type(w)
-        if _no_dma_iommu(w) and mandatory and required is None:
-            kind = DomainType.IDENTITY
-        domain = _alloc_default(w, group, kind, required is not None)
+    domain = _alloc_default(w, group, _group_request(w, group))
+    for device in group.devices:
+        _latch_deferral(w, device)
     if domain is None:
-        if mandatory:
-            raise refuse("ENODEV", f"group {number} gets no default domain, so its probe fails")
         return
     w.set_group(number, default=domain.name)
-    for device in group.devices:
-        _direct_mappings(w, domain, device)
-    if w.driver.defers_attach:
-        for device in group.devices:
-            if w.device(device).deferred:
-                w.set_device(device, deferred=True)
-                w.entries[device] = Entry(Kind.UNKNOWN, why="it uses the dead kernel's page table")
+    again = [device for device in group.devices if not _direct_mappings(w, domain, device)]
     w.set_group(number, domain=domain.name)
     for device in group.devices:
         if w.devices[device].deferred:
@@ -162,45 +210,69 @@ def _set_default(w: World, number: int) -> None:
         except OSError as error:
             w.warn("iommu_probe_device", f"{device}: {error.strerror}")
             _unprobe(w, number, device)
+    if again and w.release["direct.failure"] == "retried":
+        for device in again:
+            _direct_mappings(w, w.domains[domain.name], device, fails=True)
 
 
-def _direct_mappings(w: World, domain: Domain, device: str) -> None:
-    """Firmware's direct regions are mapped 1:1 into a DMA default domain."""
+def _latch_deferral(w: World, device: str) -> None:
+    """A kdump kernel finds the device translated by the kernel that crashed, and leaves it so."""
+    if w.driver.defers_attach and w.device(device).deferred:
+        w.set_device(device, deferred=True)
+        w.entries[device] = Entry(Kind.UNKNOWN, why="it uses the dead kernel's page table")
+
+
+def _direct_mappings(w: World, domain: Domain, device: str, *, fails: bool = False) -> bool:
+    """``iommu_create_device_direct_mappings``: firmware's regions, 1:1, into a DMA domain.
+
+    Pages that are mapped already are passed over. Says whether it went well; ``fails`` lets the
+    error through instead.
+    """
+    domain = w.domains[domain.name]
     if not domain.type.dma_api:
-        return
+        return True
+    page = pgsizes(w, domain) & -pgsizes(w, domain)
     for region in w.device(device).reserved:
-        if region.type.startswith("direct"):
-            size = region.last - region.first + 1
-            if w.table(domain.table).lookup(region.first) is None:
-                iommu_map(w, w.domains[domain.name], region.first, region.first, size, READ | WRITE)
-                w.event(
-                    "trace",
-                    "map",
-                    domain=domain.name,
-                    iova=region.first,
-                    size=size,
-                    paddr=region.first,
-                )
+        if not region.type.startswith("direct"):
+            continue
+        start = -(-region.first // page) * page
+        stop = -(-(region.last + 1) // page) * page
+        at = start
+        for run in [*w.table(domain.table).inside(start, max(0, stop - start)), None]:
+            size = (stop if run is None else run.iova) - at
+            if size > 0:
+                try:
+                    iommu_map(w, w.domains[domain.name], at, at, size, READ | WRITE)
+                except OSError as error:
+                    if fails:
+                        raise
+                    text = f"{device}: {error.strerror}"
+                    w.event("note", "iommu_create_device_direct_mappings", text=text)
+                    return False
+                w.event("trace", "map", domain=domain.name, iova=at, size=size, paddr=at)
+            at = stop if run is None else run.end
+    return True
 
 
-def _probe_finalize(w: World, number: int, device: Device) -> None:
-    """A driver that makes its own ARM mapping attaches it when the probe ends (mtk_v1)."""
-    if w.driver.attach != "foreign-ignored":
+def _probe_finalize(w: World, device: str) -> None:
+    """``ops->probe_finalize``: some 32-bit Arm drivers attach every device to one ARM mapping."""
+    if not w.driver.arm_mapping or w.kernel.arch != "arm32":
         return
-    name = f"mapping.{device.name}"
-    w.domains[name] = Domain(name, DomainType.UNMANAGED, table=name, ready=True)
-    w.tables[name] = EMPTY
-    w.notes[f"mapping:{device.name}"] = name
-    group = w.groups[number]
-    if len(group.devices) == 1:
-        _attach_dev(w, w.domains[name], device.name)
-        w.set_group(number, domain=name)
+    if "mapping" not in w.notes:
+        if behaviours.alloc(w, DomainType.UNMANAGED, "mapping") is None:
+            return
+        w.notes["mapping"] = "mapping"
+    w.notes[f"mapping:{device}"] = "mapping"
+    try:
+        attach_device(w, "mapping", device)
+    except OSError as error:
+        w.event("note", "arm_iommu_attach_device", device=device, text=str(error.strerror))
 
 
 def _attach_dev(w: World, domain: Domain, device: str) -> None:
     """``__iommu_attach_device``: the driver's attach and its trace event."""
     behaviours.attach(w, w.domains[domain.name], device)
-    if w.release["deferred"] == "latched":
+    if w.devices[device].deferred:
         w.set_device(device, deferred=False)
     w.event("trace", "attach_device_to_domain", device=device, domain=domain.name)
 
@@ -233,27 +305,20 @@ def _busy(w: World, group: Group) -> bool:
 
 
 def _attach_group(w: World, domain: str, number: int) -> int:
-    failure = w.release["attach.failure"]
-    if failure == "revert":
+    if w.release["attach.same_domain"] == "shortcut":
         return _set_domain(w, domain, number)
-    old = w.groups[number].domain
+    group = w.groups[number]
     try:
-        for device in w.groups[number].devices:
-            _attach_unless_deferred(w, domain, device)
+        for device in group.devices:
+            _attach_dev(w, w.domains[domain], device)
     except OSError:
-        if failure == "reattach-old" and old is not None:
+        if w.release["attach.failure"] == "reattach-old":
+            w.set_group(number, domain=None)
             with w.warning("__iommu_attach_group", "a device can't go back to its old domain"):
-                for device in w.groups[number].devices:
-                    _attach_unless_deferred(w, old, device)
+                _set_domain(w, group.domain, number)
         raise
     w.set_group(number, domain=domain)
     return 0
-
-
-def _attach_unless_deferred(w: World, domain: str, device: str) -> None:
-    if w.devices[device].deferred and w.release["deferred"] == "asked":
-        return
-    _attach_dev(w, w.domains[domain], device)
 
 
 def replace_domain(w: World, domain: str | None, number: int) -> int:
@@ -303,15 +368,16 @@ def _set_device_domain(w: World, target: str, device: str, *, must: bool) -> Non
         blocks = domain.type is DomainType.BLOCKED or target == group.blocking
         if blocks and any(r.type == "direct" for r in w.device(device).reserved):
             raise refuse("EINVAL", f"{device} has firmware direct regions and can't be blocked")
-    if w.devices[device].deferred:
-        if target == group.default or w.release["deferred"] == "asked":
+    if w.devices[device].deferred and w.release["deferred"] == "latched-at-init":
+        if target == group.default:
             return
         w.set_device(device, deferred=False)
     try:
         _attach_dev(w, domain, device)
     except OSError:
-        if must and group.blocking is not None and group.blocking != target:
-            with w.warning("__iommu_device_set_domain", f"{device} can't even be blocked"):
+        tries = must and w.release["set_domain.failure"] == "must-succeed"
+        if tries and group.blocking is not None and group.blocking != target:
+            with suppress(OSError):
                 _attach_dev(w, w.domains[group.blocking], device)
         raise
 
@@ -348,7 +414,7 @@ def _set_null(w: World, number: int) -> int:
                 )
         w.set_group(number, domain=None)
         return 0
-    if not w.driver.detach or (old is not None and old.static):
+    if not w.driver.detach:
         w.warn("__iommu_group_set_domain", f"{w.driver.name} has no detach_dev")
         raise refuse("EINVAL", f"{w.driver.name} has no detach_dev")
     for device in group.devices:
@@ -486,7 +552,7 @@ def release_device_owner(w: World, device: str) -> None:
     group = w.group_of(device)
     if group is None:
         return
-    if group.owner_cnt > 1 and group.owner is not None:
+    if group.owner_cnt > 1:
         w.set_group(group.number, owner_cnt=group.owner_cnt - 1)
     else:
         release_dma_owner(w, group.number)
@@ -564,27 +630,40 @@ def unbind(w: World, device: str) -> int:
 def _arm_mapping(w: World, device: str) -> None:
     """32-bit Arm attaches an UNMANAGED domain of its own (arm_setup_iommu_dma_ops)."""
     group = w.group_of(device)
-    if w.kernel.arch != "arm32" or group is None or len(group.devices) != 1:
-        return
-    if w.driver.attach == "foreign-ignored":
+    if w.kernel.arch != "arm32" or group is None or f"mapping:{device}" in w.notes:
         return
     name = f"mapping.{device}"
     if _alloc(w, DomainType.UNMANAGED, name) is None:
         return
-    w.notes[f"mapping:{device}"] = name
-    with w.warning("__arm_iommu_attach_device", "the ARM mapping was refused"):
+    try:
         attach_device(w, name, device)
+    except OSError as error:
+        w.event("note", "arm_setup_iommu_dma_ops", device=device, text=str(error.strerror))
+        domain_free(w, w.domains[name])
+        return
+    w.notes[f"mapping:{device}"] = name
 
 
 def _arm_teardown(w: World, device: str) -> None:
-    name = w.notes.get(f"mapping:{device}")
-    if w.kernel.arch != "arm32" or name is None or w.driver.attach == "foreign-ignored":
+    """``arm_teardown_iommu_dma_ops``: only what binding set up is taken down."""
+    name = f"mapping.{device}"
+    if w.notes.get(f"mapping:{device}") != name:
         return
     detach_device(w, name, device)
     del w.notes[f"mapping:{device}"]
-    group = w.group_of(device)
-    if group is None or group.domain != name:
-        behaviours.free(w, w.domains[name])
+    domain_free(w, w.domains[name])
+
+
+# -- freeing ---------------------------------------------------------------------------------------
+
+
+def domain_free(w: World, domain: Domain) -> None:
+    """``iommu_domain_free``: up to 6.6 the static object of the patch has no function to call."""
+    always = w.release["domain_free"] == "unconditional"
+    if domain.static and always and w.driver.blocked == "as-detach" and not domain.type:
+        raise KernelCrash("iommu_domain_free", "the static domain has no free function")
+    behaviours.free(w, domain)
+    w.iovas.pop(domain.name, None)
 
 
 # -- the type file ---------------------------------------------------------------------------------
@@ -610,13 +689,15 @@ def set_group_type(w: World, number: int, word: str) -> int:
     group = w.groups[number]
     if rule == "read-only":
         raise refuse("EACCES", "the type file can only be read in this release")
-    if group.default is None and w.release["ownership"] != "none":
+    if group.default is None and w.release["type_file.no_default"] == "first":
         raise refuse("EINVAL", f"group {number} has no default domain")
     if word not in WRITABLE:
         raise refuse("EINVAL", f"{word!r} is none of {', '.join(WRITABLE)}")
     if rule == "whole-group":
-        return _type_of_group(w, number, WRITABLE[word])
-    return _type_of_one_device(w, number, WRITABLE[word])
+        _type_of_group(w, number, WRITABLE[word])
+    else:
+        _type_of_one_device(w, number, WRITABLE[word])
+    return 0
 
 
 def _is_dma_to_fq(w: World, group: Group, target: DomainType | None) -> bool:
@@ -628,76 +709,89 @@ def _is_dma_to_fq(w: World, group: Group, target: DomainType | None) -> bool:
     )
 
 
-def _go_lazy(w: World, group: Group) -> int:
+def _go_lazy(w: World, group: Group) -> None:
     """DMA to DMA-FQ happens in place: only the flush queue is added."""
     assert group.default is not None
     w.set_domain(group.default, type=DomainType.DMA_FQ)
-    return 0
 
 
-def _type_of_group(w: World, number: int, target: DomainType | None) -> int:
+def _type_of_group(w: World, number: int, target: DomainType | None) -> None:
     group = w.groups[number]
     if _is_dma_to_fq(w, group, target):
-        return _go_lazy(w, group)
+        _go_lazy(w, group)
+        return
     if not group.devices or group.owner_cnt:
         raise refuse("EPERM", f"group {number} is empty, owned or has a driver")
-    required = _group_request(w, group)
-    if target is not None and required not in (None, target):
-        raise refuse("EINVAL", f"a device of group {number} must have {required}")
-    kind = target or required or _global_type(w)
-    return _new_default(w, number, kind, required is not None or target is not None)
+    asked = _group_request(w, group, target)
+    _new_default(w, number, asked)
 
 
-def _type_of_one_device(w: World, number: int, target: DomainType | None) -> int:
+def _type_of_one_device(w: World, number: int, target: DomainType | None) -> None:
     group = w.groups[number]
     if len(group.devices) != 1:
         raise refuse("EINVAL", f"group {number} has {len(group.devices)} devices")
     device = group.devices[0]
-    lazy = _is_dma_to_fq(w, group, target)
-    if w.devices[device].driver is not None and not lazy:
-        raise refuse("EBUSY", f"{device} is bound to {w.devices[device].driver}")
-    if group.default is None or group.domain != group.default:
+    bound = w.devices[device].driver
+    if bound is not None and target is DomainType.DMA_FQ and group.default is None:
+        raise KernelCrash("iommu_group_store_type", "the group has no default domain to look at")
+    if bound is not None and not _is_dma_to_fq(w, group, target):
+        raise refuse("EBUSY", f"{device} is bound to {bound}")
+    if group.domain != group.default:
         raise refuse("EBUSY", f"group {number} is attached to {group.domain}")
-    required = _request(w, w.device(device))
-    if target is not None and required not in (None, target):
-        raise refuse("EINVAL", f"{device} must have {required}")
-    kind = target or required or _global_type(w)
-    present = w.domains[group.default].type
-    if kind is present:
-        return 0
-    if kind is DomainType.DMA_FQ and present is DomainType.DMA:
-        return _go_lazy(w, group)
-    return _new_default(w, number, kind, False)
+    if group.default is None:
+        raise refuse("EINVAL", f"group {number} has no default domain")
+    asked = _group_request(w, group, target) or _global_type(w)
+    if asked is DomainType.DMA_FQ and w.domains[group.default].type is DomainType.DMA:
+        _go_lazy(w, group)
+        return
+    _new_default(w, number, asked)
 
 
-def _new_default(w: World, number: int, kind: DomainType, required: bool) -> int:
+def _new_default(w: World, number: int, asked: DomainType | None) -> None:
     """A new, empty default domain takes the old one's place; every IOVA of the old one is gone."""
     group = w.groups[number]
     assert group.default is not None
-    old = w.domains[group.default]
-    if old.type is kind:
-        return 0
-    found = _alloc_default(w, group, kind, required)
+    old, by_core = w.domains[group.default], w.release["default.fallback"] == "always"
+    if by_core and old.type is (asked or _global_type(w)):
+        return
+    found = _alloc_default(w, group, asked)
     if found is None:
-        fails = "ENODEV" if w.release["default.fallback"] == "unless-required" else "EINVAL"
-        raise refuse(fails, f"{w.driver.name} can't give a {kind.name} domain")
-    for device in group.devices:
-        _direct_mappings(w, found, device)
-    w.set_group(number, default=found.name)
+        fails = "ENOMEM" if by_core else "ENODEV"
+        raise refuse(fails, f"{w.driver.name} can't give a domain of the type asked for")
+    if found.name == old.name:
+        return
     try:
-        if w.release["set_domain.failure"] == "first-error":
-            for device in group.devices:
-                _attach_dev(w, w.domains[found.name], device)
-            w.set_group(number, domain=found.name)
-        else:
-            _set_domain(w, found.name, number)
+        again = [d for d in group.devices if not _direct_mappings(w, found, d, fails=by_core)]
+        w.set_group(number, default=found.name)
+        _enter_default(w, number, found.name)
+        for device in again:
+            _direct_mappings(w, found, device, fails=True)
     except OSError:
+        if w.groups[number].domain == found.name and not by_core:
+            with w.warning("iommu_setup_default_domain", "the old default was refused"):
+                _set_domain(w, old.name, number, must=True)
         w.set_group(number, default=old.name, domain=old.name)
-        behaviours.free(w, w.domains[found.name])
+        domain_free(w, w.domains[found.name])
         raise
-    behaviours.free(w, w.domains[old.name])
-    w.iovas.pop(old.name, None)
-    return 0
+    domain_free(w, w.domains[old.name])
+    for device in group.devices:
+        _probe_finalize(w, device)
+
+
+def _enter_default(w: World, number: int, name: str) -> None:
+    """Attach the new default in the release's way: a device, a group that forgot, a switch."""
+    how = w.release["type_file.attach"]
+    if how == "switch":
+        _set_domain(w, name, number)
+        return
+    if how == "group":
+        # The core has made the group forget the old domain: what fails is sent to the new one.
+        w.set_group(number, domain=name)
+        _attach_group(w, name, number)
+        return
+    for device in w.groups[number].devices:
+        _attach_dev(w, w.domains[name], device)
+    w.set_group(number, domain=name)
 
 
 # -- devices come and go ---------------------------------------------------------------------------
@@ -713,29 +807,35 @@ def remove(w: World, device: str) -> int:
     group = w.group_of(device)
     if group is not None:
         in_use = group.owner_cnt or group.domain != group.default
-        if w.release["empty_group"] == "frees" and len(group.devices) == 1 and in_use:
-            w.warn("iommu_deinit_device", f"the last device leaves group {group.number} in use")
+        if w.release["empty_group"] != "unseen" and len(group.devices) == 1 and in_use:
+            w.warn("iommu_release_device", f"the last device leaves group {group.number} in use")
         _release(w, device)
-        w.event("trace", "remove_device_from_group", device=device, text=f"groupID={group.number}")
-        rest = tuple(d for d in group.devices if d != device)
-        w.set_group(group.number, devices=rest)
-        if not rest:
-            _empty(w, group.number)
+        _out_of_group(w, group.number, device)
     w.set_device(device, present=False, deferred=False)
     return 0
+
+
+def _out_of_group(w: World, number: int, device: str) -> None:
+    w.event("trace", "remove_device_from_group", device=device, text=f"groupID={number}")
+    w.notes.pop(f"mapping:{device}", None)
+    rest = tuple(d for d in w.groups[number].devices if d != device)
+    w.set_group(number, devices=rest)
+    if not rest:
+        _empty(w, number)
 
 
 def _release(w: World, device: str) -> None:
     """``release_domain`` first where the release has it, then the driver's release_device."""
     kind = w.driver.release_domain
-    if w.release["release_domain"] == "yes" and kind is not None:
+    deferred = w.devices[device].deferred
+    if w.release["release_domain"] == "yes" and kind is not None and not deferred:
         direct = any(r.type == "direct" for r in w.device(device).reserved)
-        if direct and w.release["release_domain.direct"] == "identity":
+        has_identity = DomainType.IDENTITY in w.driver.accepts
+        if direct and has_identity and w.release["release_domain.direct"] == "identity":
             kind = DomainType.IDENTITY
         domain = behaviours.alloc(w, kind, f"release.{device}")
-        if domain is not None and not w.devices[device].deferred:
+        if domain is not None:
             behaviours.attach(w, domain, device)
-            return
     behaviours.release(w, device)
 
 
@@ -744,12 +844,7 @@ def _empty(w: World, number: int) -> None:
     group = w.groups.pop(number)
     for name in (group.default, group.blocking):
         if name is not None and name in w.domains:
-            domain = w.domains[name]
-            always_called = w.release["domain_free"] == "unconditional"
-            if domain.static and always_called and w.driver.blocked == "as-detach":
-                raise KernelCrash("iommu_domain_free", "the static domain has no free function")
-            behaviours.free(w, domain)
-            w.iovas.pop(name, None)
+            domain_free(w, w.domains[name])
 
 
 def probe(w: World, device: str) -> int:
@@ -777,48 +872,43 @@ def probe(w: World, device: str) -> int:
         raise
     if w.group_of(device) is None:
         raise refuse("ENODEV", f"{device} could not be attached, so its probe failed")
-    _probe_finalize(w, number, w.device(device))
+    _probe_finalize(w, device)
     return 0
 
 
 def _unprobe(w: World, number: int, device: str) -> None:
     """A device whose probe failed stays on its bus, in no group."""
     behaviours.release(w, device)
-    group = w.groups[number]
-    rest = tuple(d for d in group.devices if d != device)
-    w.set_group(number, devices=rest)
-    w.event("trace", "remove_device_from_group", device=device, text=f"groupID={number}")
-    if not rest:
-        _empty(w, number)
-
-
-def add_device(w: World, device: Device) -> None:
-    """The bus has one device more; :func:`probe` makes it appear."""
-    machine = replace(w.kernel.machine, devices=(*w.kernel.machine.devices, device))
-    w.kernel = replace(w.kernel, machine=machine)
-    w.devices[device.name] = DeviceState(device.group, present=False)
-    w.master[device.name] = device.master_at_boot
+    _out_of_group(w, number, device)
 
 
 def _join(w: World, number: int, device: str) -> None:
     """A device joins a group that exists, and that may be attached anywhere."""
     group = w.groups[number]
     rule = w.release["late_joiner"]
-    if group.domain is not None:
+    _latch_deferral(w, device)
+    if rule == "group-domain":
+        if group.default is not None:
+            _direct_mappings(w, w.domains[group.default], device)
+        if group.domain is not None:
+            _set_device_domain(w, group.domain, device, must=False)
+        return
+    skips = w.devices[device].deferred
+    if group.domain is not None and not skips:
         _attach_dev(w, w.domains[group.domain], device)
     owned = group.owner is not None and rule != "default"
-    if rule != "group-domain" and group.default is not None and not owned:
-        _attach_dev(w, w.domains[group.default], device)
-    if group.default is not None:
+    if group.default is not None and not owned:
+        # Up to 6.1 a hot-added device is attached to the default even if its attach is deferred.
+        if not skips or w.release["deferred"] == "asked":
+            _attach_dev(w, w.domains[group.default], device)
         _direct_mappings(w, w.domains[group.default], device)
 
 
 def deferred_attach(w: World, device: str) -> None:
     """``iommu_deferred_attach``: the first DMA-API mapping attaches a deferred device."""
     group = w.group_of(device)
-    if group is not None and group.domain is not None and w.devices[device].deferred:
-        _attach_dev(w, w.domains[group.domain], device)
-        w.set_device(device, deferred=False)
+    if group is not None and group.default is not None and w.devices[device].deferred:
+        _attach_dev(w, w.domains[group.default], device)
 
 
 VERBS: dict[str, Callable[..., Any]] = {

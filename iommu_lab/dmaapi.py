@@ -47,7 +47,7 @@ def backing(w: World, device: str) -> Domain | str | None:
     if default is not None and default.type.dma_api:
         return default
     mapping = w.notes.get(f"mapping:{device}")
-    if mapping is not None and group.domain == mapping:
+    if mapping is not None:
         return w.domains[str(mapping)]
     if w.driver.boot == "platform-table" or w.driver.leave.startswith("platform"):
         return _platform(w, device)

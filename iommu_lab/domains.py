@@ -77,7 +77,7 @@ class Domain:
     ready: bool = True
     """Whether the driver has finished it; some do so only at the first attach."""
     pgsizes: int = 0
-    """Its own page sizes, where they differ from its driver's (an intel domain not attached yet)."""
+    """Its own page sizes, where they differ from its driver's (intel, before an attach)."""
     users: tuple[str, ...] = ()
     """The devices the driver itself has on its list, in the order they came."""
     count: int = 0

@@ -72,6 +72,19 @@ class Driver:
     grouping: str
     """Who shares a group: devices behind one "iommu", those behind a "unit" with a single
     translation for all, "pci" devices that can't be told apart, or nobody: each has its "own"."""
+    keeps: str
+    """What the driver keeps on record, which its detach asks before it acts: the domain of each
+    "device" (or "device-any": it leaves the recorded one whatever is named), of the "unit", a
+    "list" or a single device of each "domain", whether a domain was ever "programmed", a "count" of
+    uses, or "none"."""
+    shared: frozenset[DomainType]
+    """The types of which all groups share one static object."""
+    free: str
+    free_function: str
+    arm_mapping: bool
+    """On 32-bit Arm every device is attached to one mapping when its probe ends."""
+    asks_untrusted: bool
+    """Does the driver itself ask for DMA for an untrusted device?"""
     source: str
     confidence: str
     inference: bool
@@ -83,6 +96,10 @@ class Driver:
 
     def own_program(self, name: str) -> Callable[..., None] | None:
         return dict(self.own).get(name)
+
+    def shares(self, kind: DomainType) -> bool:
+        """Is a domain of this type one static object, shared by all groups?"""
+        return kind in self.shared
 
     @property
     def arches(self) -> tuple[str, ...]:
@@ -103,6 +120,12 @@ def _table() -> dict[tuple[str, str], dict[str, str]]:
 def _grouping() -> dict[str, str]:
     with open(datafile("drivers", "groups.csv"), newline="", encoding="utf-8") as file:
         return {row["driver"]: row["grouping"] for row in csv.DictReader(file)}
+
+
+@cache
+def _records() -> dict[tuple[str, str], dict[str, str]]:
+    with open(datafile("drivers", "records.csv"), newline="", encoding="utf-8") as file:
+        return {(row["driver"], row["release"]): row for row in csv.DictReader(file)}
 
 
 @cache
@@ -140,6 +163,7 @@ def _driver(name: str, release: str) -> Driver:
     if row is None:
         have = [r for n, r in _table() if n == name and find_release(r).kind == "mainline"]
         raise UnknownName(f"driver {name!r} is absent from {release}: it is in {', '.join(have)}")
+    record = next(_records()[name, at] for at in found.lineage() if (name, at) in _records())
     return Driver(
         name=name,
         release=release,
@@ -170,6 +194,19 @@ def _driver(name: str, release: str) -> Driver:
         null_crash=row["v2_null_crash"] == "yes",
         body=_body(name, found.lineage()),
         grouping=_grouping()[name],
+        keeps=record["keeps"],
+        shared=frozenset(
+            kind
+            for kind, column in (
+                (DomainType.IDENTITY, "identity_object"),
+                (DomainType.BLOCKED, "blocked_object"),
+            )
+            if record[column] == "shared" or row[kind.name.lower()] == "as-detach"
+        ),
+        free=record["free"],
+        free_function=record["function"],
+        arm_mapping=record["arm_mapping"] == "yes",
+        asks_untrusted=record["untrusted"] == "yes",
         source=f"{row['source_file']}: {row['source_function']} ({row['tree']})",
         confidence=row["confidence"],
         inference=row["inference"] == "yes",
@@ -182,8 +219,9 @@ def _row_for(name: str, lineage: tuple[str, ...]) -> dict[str, str] | None:
     A hypothetical or stable release without a row of its own takes the one it stands on; a mainline
     release without a row does not have the driver.
     """
+    table = _table()
     for at in lineage:
-        row = _table().get((name, at))
+        row = table.get((name, at))
         if row is not None:
             return row
         if find_release(at).kind == "mainline":

@@ -166,10 +166,10 @@ class Lab:
         self._device(device)
         hardware = self.state.hardware
         entry = hardware.entries[device]
-        owner = next(
-            (d.name for d in self.state.domains.values() if d.table and d.table == entry.table),
-            None,
-        )
+        owners = [d.name for d in self.state.domains.values() if d.table == entry.table]
+        owner = None if entry.table is None else entry.table
+        if owner not in owners:
+            owner = owners[0] if owners and entry.table is not None else None
         return DeviceHardware(
             entry.kind,
             owner,
@@ -653,7 +653,7 @@ def _late_join(w: World, device: str, group: int) -> int:
 
 
 def _free_domain(w: World, domain: str) -> None:
-    behaviours.free(w, w.domains[domain])
+    core.domain_free(w, w.domains[domain])
 
 
 def _set_bus_master(w: World, device: str, on: bool) -> None:

@@ -59,6 +59,8 @@ class Device:
     untrusted: bool = False
     requires: DomainType | None = None
     powered: bool = True
+    infra: bool = False
+    """Behind MediaTek's infra M4U, whose enable bits are registers and not a copy in memory."""
     reserved: tuple[Reserved, ...] = ()
     master_at_boot: bool = True
     deferred: bool = False
@@ -151,7 +153,8 @@ class Machine:
     def default(cls, arch: str = "x86_64") -> Machine:
         """A PC as Linux 6.1 grouped it: eight devices, four groups (data/groups/SOURCE.md).
 
-        On another ``arch`` the layout is kept and the x86 interrupt window is left out.
+        On another ``arch`` the layout is kept and what belongs to x86 alone is left out: the
+        interrupt window, and the ISA bridge's region that the intel driver keeps mapped.
 
         >>> {n: len(devices) for n, devices in Machine.default().groups.items()}
         {0: 1, 1: 1, 2: 3, 3: 3}
@@ -159,11 +162,9 @@ class Machine:
         machine = cls.from_listing(datafile("groups", "q35-6.1.txt").read_text(encoding="utf-8"))
         if arch == "x86_64":
             return machine
-        devices = tuple(
-            replace(d, reserved=tuple(r for r in d.reserved if r.type != "msi"))
-            for d in machine.devices
+        return replace(
+            machine, devices=tuple(replace(d, reserved=()) for d in machine.devices), msi=()
         )
-        return replace(machine, devices=devices, msi=())
 
     @classmethod
     def from_sysfs(cls, path: str | Path = "/sys/kernel/iommu_groups") -> Machine:

@@ -67,6 +67,8 @@ class DeviceState:
     deferred: bool = False
     attached: str | None = None
     """The domain that the IOMMU driver has on record for it, whatever the core believes."""
+    attached: str | None = None
+    """The domain that the IOMMU driver has on record for it, whatever the core believes."""
 
 
 @dataclass(frozen=True, slots=True)
