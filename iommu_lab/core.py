@@ -651,6 +651,12 @@ def _arm_teardown(w: World, device: str) -> None:
         return
     detach_device(w, name, device)
     del w.notes[f"mapping:{device}"]
+    group = w.group_of(device)
+    if group is not None and group.domain == name:
+        raise KernelCrash(
+            "arm_iommu_release_mapping",
+            f"{device} could not leave {name}, which is freed: the core's pointer to it dangles",
+        )
     domain_free(w, w.domains[name])
 
 
