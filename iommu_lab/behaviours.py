@@ -161,19 +161,25 @@ STAYS_LISTED = ("domain", "list", "programmed")
 
 def into(w: World, domain: Domain, device: str) -> None:
     """Point the device at the domain's page table, finishing the domain if this is its first."""
+    domain = _listed(w, domain, device)
+    w.program(device, Entry(Kind.TABLE, domain.table, domain.first, domain.last))
+
+
+def _listed(w: World, domain: Domain, device: str) -> Domain:
+    """The domain, finished, with the device on the driver's records of it."""
     domain = _finished(w, domain)
     if not domain.users:
         replay(w, domain)
     users = domain.users if device in domain.users else (*domain.users, device)
     # An attach in place of another domain counts too; only detach counts down (tegra-smmu).
     count = domain.count + (w.driver.keeps == "count")
-    w.set_domain(domain.name, users=users, count=count)
+    domain = w.set_domain(domain.name, users=users, count=count)
     old = w.devices[device].attached
     if old in w.domains and old != domain.name and w.driver.keeps not in STAYS_LISTED:
         _unlist(w, w.domains[old], device)
     _record(w, device, domain.name)
     w.notes.pop(f"pending:{device}", None)
-    w.program(device, Entry(Kind.TABLE, domain.table, domain.first, domain.last))
+    return domain
 
 
 def _finished(w: World, domain: Domain) -> Domain:
@@ -293,22 +299,33 @@ def attach_one_device(w: World, domain: Domain, device: str) -> None:
 
 
 def attach_shared_table(w: World, domain: Domain, device: str) -> None:
-    """All domains of one IOMMU use the first one's page table; its address is written once."""
+    """All domains of one IOMMU use the first one's page table; its address is written once.
+
+    A group stands for an IOMMU here. A domain that has a table from another IOMMU keeps it.
+    """
     _not_failing(w, device)
-    shared = w.notes.setdefault("shared-table", domain.table)
-    if domain.table != shared:
+    written = w.notes.get(_register(w, device))
+    if written is not None and not domain.ready:
         w.tables.pop(domain.table or "", None)
-        domain = w.set_domain(domain.name, table=shared)
-    into(w, domain, device)
+        domain = w.set_domain(domain.name, table=written)
+    _into_what_is_written(w, domain, device)
 
 
 def attach_first_table(w: World, domain: Domain, device: str) -> None:
     """Each domain has a table, and only the first one that was attached reaches the hardware."""
     _not_failing(w, device)
-    first = w.notes.setdefault("first-table", domain.table)
-    into(w, domain, device)
-    if domain.table != first:
-        w.program(device, replace(w.entries[device], table=str(first)))
+    _into_what_is_written(w, domain, device)
+
+
+def _register(w: World, device: str) -> str:
+    return f"base-register:{w.devices[device].group}"
+
+
+def _into_what_is_written(w: World, domain: Domain, device: str) -> None:
+    """Attach, and walk the table whose address the IOMMU's register got first."""
+    written = w.notes.setdefault(_register(w, device), domain.table)
+    domain = _listed(w, domain, device)
+    w.program(device, Entry(Kind.TABLE, str(written), domain.first, domain.last))
 
 
 def attach_foreign_ignored(w: World, domain: Domain, device: str) -> None:

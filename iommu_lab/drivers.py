@@ -81,8 +81,11 @@ class Driver:
     """The types of which all groups share one static object."""
     free: str
     free_function: str
-    arm_mapping: bool
-    """On 32-bit Arm every device is attached to one mapping when its probe ends."""
+    arm_mapping: tuple[int, ...]
+    """First and last address of the one mapping that, on 32-bit Arm, every device is attached to
+    when its probe ends; empty where binding a driver makes a mapping for each device."""
+    lazy_attribute: bool
+    """Can its domains be told to flush lazily, where that is an attribute and not a type (5.10)?"""
     asks_untrusted: bool
     """Does the driver itself ask for DMA for an untrusted device?"""
     source: str
@@ -205,7 +208,8 @@ def _driver(name: str, release: str) -> Driver:
         ),
         free=record["free"],
         free_function=record["function"],
-        arm_mapping=record["arm_mapping"] == "yes",
+        arm_mapping=tuple(int(end, 0) for end in record["arm_mapping"].split()),
+        lazy_attribute=record["lazy_attribute"] == "yes",
         asks_untrusted=record["untrusted"] == "yes",
         source=f"{row['source_file']}: {row['source_function']} ({row['tree']})",
         confidence=row["confidence"],

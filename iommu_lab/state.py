@@ -67,8 +67,6 @@ class DeviceState:
     deferred: bool = False
     attached: str | None = None
     """The domain that the IOMMU driver has on record for it, whatever the core believes."""
-    attached: str | None = None
-    """The domain that the IOMMU driver has on record for it, whatever the core believes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +74,13 @@ class Iovas:
     """The addresses that a DMA API has handed out of one address space."""
 
     used: tuple[tuple[int, int], ...] = ()
-    """(first, pages of 4 KiB), sorted."""
-    queued: tuple[tuple[int, int, float], ...] = ()
-    """Unmapped and waiting for the flush queue: (first, pages, since ms)."""
+    """(first, bytes), sorted."""
+    queued: tuple[tuple[int, int], ...] = ()
+    """Unmapped and waiting for the IOTLB to be flushed: (first, bytes), in order."""
+    flush_ms: float | None = None
+    """When the flush queue's timer fires, if it is running."""
     next: int = 0
+    """Where a platform's allocator looks first."""
 
 
 @dataclass(frozen=True)
