@@ -23,6 +23,7 @@ from .domains import Domain, DomainType
 from .errors import KernelCrash, refuse
 from .machine import Reserved, reserved_of
 from .pagetables import iommu_map, iommu_unmap, iova_to_phys, pgsizes
+from .rbtree import RangeTree
 from .state import World
 from .tables import READ, WRITE
 
@@ -70,6 +71,8 @@ class Type1:
     v2: bool
     domains: list[Type1Domain] = field(default_factory=list)
     maps: dict[int, Dma] = field(default_factory=dict)
+    tree: RangeTree = field(default_factory=RangeTree)
+    """The same mappings as the kernel keeps them, which decides the order of some events."""
     usable: list[tuple[int, int]] = field(default_factory=list)
     """Ranges (first, last) that may be mapped; an empty list allows all."""
     pgsizes: int = TOP & ~(PAGE - 1)
@@ -357,6 +360,7 @@ class Vfio:
                 self._unmap(iommu, replace(dma, size=done, pages=dma.pages[: done // PAGE]))
             raise
         iommu.maps[iova] = dma
+        iommu.tree.insert(iova, size)
 
     def unmap_dma(
         self, container: Container, iova: int, size: int, everything: bool = False
@@ -381,13 +385,19 @@ class Vfio:
             if cut:
                 raise refuse("EINVAL", f"a mapping at {cut[0].iova:#x} would be cut")
         unmapped = 0
-        for dma in found:
-            if not iommu.v2 and iova > dma.iova:
+        for _ in range(len(found)):
+            any_first = self.rule("vfio.unmap_order") == "tree"
+            at = iommu.tree.find(iova, size) if any_first else found.pop(0).iova
+            if at is None or (not iommu.v2 and iova > at):
                 break
-            unmapped += dma.size
-            self._unmap(iommu, dma)
-            del iommu.maps[dma.iova]
+            unmapped += iommu.maps[at].size
+            self._unmap(iommu, iommu.maps[at])
+            self._forget(iommu, at)
         return unmapped
+
+    def _forget(self, iommu: Type1, iova: int) -> None:
+        del iommu.maps[iova]
+        iommu.tree.remove(iova)
 
     def _overlapping(self, iommu: Type1, iova: int, size: int) -> list[Dma]:
         hits = (d for d in iommu.maps.values() if d.iova < iova + size and iova < d.end)
@@ -531,7 +541,7 @@ class Vfio:
                 if len(iommu.domains) == 1:
                     for dma in sorted(iommu.maps.values(), key=lambda d: d.iova):
                         self._unmap(iommu, dma)
-                    iommu.maps.clear()
+                        self._forget(iommu, dma.iova)
                 behaviours.free(self.world, self._domain(domain.name))
                 iommu.domains.remove(domain)
                 self._update_pgsizes(iommu)
