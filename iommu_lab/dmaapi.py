@@ -104,7 +104,8 @@ def dma_map(w: World, device: str, paddr: int, size: int, direction: str) -> int
     except OSError:
         _free(w, name, first)
         raise
-    w.event("trace", "map", domain=name, iova=first, size=length, paddr=paddr - offset)
+    if not w.driver.own_dma_ops:
+        w.event("trace", "map", domain=name, iova=first, size=length, paddr=paddr - offset)
     return first + offset
 
 
@@ -128,8 +129,9 @@ def dma_unmap(w: World, device: str, iova: int, size: int) -> None:
         return
     name = where.name
     done, gone = iommu_unmap(w, where, first, length)
-    text = f"unmapped={done:#x}"
-    w.event("trace", "unmap", domain=name, iova=first, size=length, text=text)
+    if not w.driver.own_dma_ops:
+        text = f"unmapped={done:#x}"
+        w.event("trace", "unmap", domain=name, iova=first, size=length, text=text)
     if done != length:
         w.warn("__iommu_dma_unmap", f"{length:#x} bytes were to go, {done:#x} went")
     if not lazy(w, where):

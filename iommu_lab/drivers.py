@@ -86,6 +86,8 @@ class Driver:
     when its probe ends; empty where binding a driver makes a mapping for each device."""
     lazy_attribute: bool
     """Can its domains be told to flush lazily, where that is an attribute and not a type (5.10)?"""
+    own_dma_ops: bool
+    """Does it map for the DMA API itself, so that no iommu:map event tells of it (intel in 5.10)?"""
     asks_untrusted: bool
     """Does the driver itself ask for DMA for an untrusted device?"""
     source: str
@@ -210,6 +212,7 @@ def _driver(name: str, release: str) -> Driver:
         free_function=record["function"],
         arm_mapping=tuple(int(end, 0) for end in record["arm_mapping"].split()),
         lazy_attribute=record["lazy_attribute"] == "yes",
+        own_dma_ops=record["own_dma_ops"] == "yes",
         asks_untrusted=record["untrusted"] == "yes",
         source=f"{row['source_file']}: {row['source_function']} ({row['tree']})",
         confidence=row["confidence"],
