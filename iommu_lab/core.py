@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from . import behaviours
@@ -886,6 +887,14 @@ def _unprobe(w: World, number: int, device: str) -> None:
     """A device whose probe failed stays on its bus, in no group."""
     behaviours.release(w, device)
     _out_of_group(w, number, device)
+
+
+def add_device(w: World, device: Device) -> None:
+    """The bus has one device more; :func:`probe` makes it appear."""
+    machine = replace(w.kernel.machine, devices=(*w.kernel.machine.devices, device))
+    w.kernel = replace(w.kernel, machine=machine)
+    w.devices[device.name] = DeviceState(device.group, present=False)
+    w.master[device.name] = device.master_at_boot
 
 
 def _join(w: World, number: int, device: str) -> None:
