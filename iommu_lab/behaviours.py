@@ -736,14 +736,17 @@ def boot(w: World, device: str) -> None:
     w.program(device, entry)
 
 
-def release(w: World, device: str) -> None:
+def release(w: World, device: str, *, parked: bool = False) -> None:
     """``ops->release_device``: the device goes away from its IOMMU.
+
+    A device that the core has ``parked`` on a release domain stays there: the driver then only
+    gives up its own records (intel_iommu_release_device, amd_iommu_release_device; 7.2).
 
     A driver that has no domain on record for it has nothing to leave. Where the record is kept by
     the domain, it goes on counting a device that is gone.
     """
     old = recorded(w, device)
-    if old is not None and w.driver.leaves_on_release != "keep":
+    if old is not None and not parked and w.driver.leaves_on_release != "keep":
         LEAVE[w.driver.leaves_on_release](w, device)
     if old is not None and w.driver.keeps not in STAYS_LISTED:
         _drop(w, old, device)

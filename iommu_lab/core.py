@@ -843,6 +843,8 @@ def _release(w: World, device: str) -> None:
         domain = behaviours.alloc(w, kind, f"release.{device}")
         if domain is not None:
             behaviours.attach(w, domain, device)
+            behaviours.release(w, device, parked=True)
+            return
     behaviours.release(w, device)
 
 
