@@ -88,7 +88,8 @@ def mirrors() -> tuple[Mirror, Mirror | None]:
     security_mirror: Mirror | None = None
     for stanza in stanzas:
         address = stanza.get("uris", "").split(" ")[0]
-        if "debian" not in address or address.startswith(("file:", "cdrom:")):
+        ours = "debian" in address or "debian" in stanza.get("signed-by", "")
+        if not ours or address.startswith(("file:", "cdrom:")):
             continue
         mirror = Mirror(address, keyring or stanza.get("signed-by", fallback))
         if "-security" in stanza.get("suites", ""):

@@ -40,6 +40,7 @@ shipped.
 _ROW = re.compile(
     r"^\| `(?P<file>[^`]+)` \| (?P<made>\S+) \| `(?P<kernel>[^`]+)` \| `(?P<sha>\w+)` \|$"
 )
+_PROGRAMS = re.compile(r"^- (?P<arch>\w+): (?P<programs>QEMU .*)$")
 _PACKAGE = re.compile(r"^\| `(?P<name>[^`]+)` \| `(?P<version>[^`]+)` \| `(?P<sha>\w+)` \|$")
 
 
@@ -56,15 +57,24 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _recorded(text: str) -> tuple[dict[str, Row], dict[str, fetch.Package]]:
-    """The rows of an earlier SOURCE.md: transcripts by file, packages by name and version."""
-    rows, packages = {}, {}
+class Recorded(NamedTuple):
+    """What an earlier SOURCE.md says."""
+
+    rows: dict[str, Row]  # by file
+    packages: dict[str, fetch.Package]  # by name and version
+    programs: dict[str, str]  # by architecture
+
+
+def _recorded(text: str) -> Recorded:
+    rows, packages, made_with = {}, {}, {}
     for line in text.splitlines():
         if found := _ROW.match(line):
             rows[found["file"]] = Row(*found.groups())
         elif found := _PACKAGE.match(line):
             packages[" ".join(found.groups()[:2])] = fetch.Package(*found.groups())
-    return rows, packages
+        elif found := _PROGRAMS.match(line):
+            made_with[found["arch"]] = found["programs"]
+    return Recorded(rows, packages, made_with)
 
 
 def image(packages: Iterable[fetch.Package]) -> fetch.Package:
@@ -72,40 +82,38 @@ def image(packages: Iterable[fetch.Package]) -> fetch.Package:
     return next(p for p in packages if p.name.startswith(("linux-image-", "linux-source-")))
 
 
-def _programs(arches: Iterable[str]) -> list[str]:
-    """The emulators and compilers of this machine, one line each."""
-    lines = []
-    for arch in sorted(set(arches)):
-        words = [machines.BOARDS[arch].program, "--version"]
-        emulator = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-        lines.append(f"- {arch}: {emulator.splitlines()[0]}; {programs.version(arch)}")
-    return lines
+def _programs(arch: str) -> str:
+    """The emulator and the compiler of this machine, as they name themselves."""
+    words = [machines.BOARDS[arch].program, "--version"]
+    emulator = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return f"{emulator.splitlines()[0]}; {programs.version(arch)}"
 
 
 def write(folder: Path, captures: Mapping[str, Capture], made: Iterable[str]) -> None:
     """Bring SOURCE.md and SHA256SUMS of a folder up to date; ``made`` names the new captures."""
     source = folder / "SOURCE.md"
-    old_rows, packages = _recorded(source.read_text(encoding="utf-8") if source.exists() else "")
+    recorded = _recorded(source.read_text(encoding="utf-8") if source.exists() else "")
+    packages, made_with = recorded.packages, recorded.programs
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     new, rows = set(made), []
     for name, capture in captures.items():
         path = folder / f"{name}.{capture.suffix}"
         if not path.exists():
             continue
-        old = old_rows.get(path.name)
+        old = recorded.rows.get(path.name)
         if old and old.sha256 == digest(path) and name not in new:
             rows.append(old)
             continue
+        made_with[capture.kernel.arch] = _programs(capture.kernel.arch)
         kernel = boot.kernel(capture.kernel)
         package = image(kernel.packages)
         packages |= {f"{p.name} {p.version}": p for p in kernel.packages}
         rows.append(Row(path.name, today, f"{package.name} {package.version}", digest(path)))
     used = {row.kernel.split(" ")[1] for row in rows}
-    arches = {capture.kernel.arch for capture in captures.values()}
     lines = [
         HEAD,
         "## Made with\n",
-        *_programs(arches),
+        *(f"- {arch}: {words}" for arch, words in sorted(made_with.items())),
         "\n## Kernel packages\n",
         "| package | version | sha256 of the .deb |",
         "| --- | --- | --- |",
