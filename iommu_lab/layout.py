@@ -206,7 +206,8 @@ class _PanelLayout:
                 top = y if together[0] else middle
                 yield Line(self.left + 2, top, self.left + 2, y + OTHER if together[1] else middle)
                 yield Line(self.left + 2, middle, self.left + 6, middle)
-            yield from self._strip(row.done, y + 4, OTHER - 8, says=row.says)
+            yield from self._strip(row.done, y + 4, OTHER - 8, whole=True)
+            yield Box(self.left, y, self.width, OTHER, says=row.says)
             y += OTHER
 
     def _name(self, device: str) -> str:
@@ -280,12 +281,16 @@ class _PanelLayout:
         height: float,
         *,
         thin: bool = False,
-        says: str = "",
+        whole: bool = False,
     ) -> Iterator[Mark]:
+        """A bar for IOVAs; ``whole`` draws neighbours that fare alike as one, without notes."""
         axis = self.picture.iova
-        for number, stretch in enumerate(stretches):
-            x, end = self._x(axis, number), self._x(axis, number + 1)
-            note = says or told(stretch)
+        for low, high in (
+            _alike(stretches) if whole else ((n, n + 1) for n in range(len(stretches)))
+        ):
+            stretch = stretches[low]
+            x, end = self._x(axis, low), self._x(axis, high)
+            note = "" if whole else told(stretch)
             if stretch.read[:2] == stretch.write[:2]:
                 yield from self._way(stretch.read, x, y, end - x, height, thin, note)
             else:
@@ -374,6 +379,17 @@ class _PanelLayout:
             for number, line in enumerate(words[: self.lines - 1]):
                 yield Text(x + 13, y + 14 + LINE * number, cut(line, room - 9, 10), 10)
             yield Text(x, y + 3 + LINE * self.lines, reached(share, room), 9.5, "soft")
+
+
+def _alike(stretches: Sequence[Stretch]) -> Iterator[tuple[int, int]]:
+    """Runs of stretches that fare alike, as the first one and the one after the last."""
+    low = 0
+    for high in range(1, len(stretches) + 1):
+        if high == len(stretches) or any(
+            stretches[high][way][:2] != stretches[low][way][:2] for way in (2, 3)
+        ):
+            yield low, high
+            low = high
 
 
 # -- a story: belief beside hardware, step by step -------------------------------------------------

@@ -212,6 +212,8 @@ def describe(
     other = None if beside is None else _under(lab, beside)
     stories = [lab.moments, *([other.moments] if isinstance(other, Lab) else [])]
     known = lab.moments[at].kernel.machine
+    if not known.devices:
+        raise ValueError("a picture needs a device; this machine has none")
     focus = device if device in {d.name for d in known.devices} else known.devices[0].name
 
     cuts = [_cut_of(moment) for story in stories for moment in _changes(story)]
@@ -473,7 +475,8 @@ def _memory_axis(memory: Sequence[Region], cuts: Iterable[_Cut]) -> Axis:
 def _panel(moment: Moment, at: int, iova: Axis, memory: Axis, focus: str, *, named: bool) -> Panel:
     cut = _cut_of(moment)
     names = [d.name for d in moment.kernel.machine.devices]
-    rows = tuple(_row(moment, cut, name, iova, memory) for name in names)
+    looks = _Looks(cut, moment.kernel.machine.memory, iova, memory)
+    rows = tuple(_row(moment, looks, name) for name in names)
     release = moment.kernel.release.name
     mark, outcome = _outcome(moment)
     chosen = next((row for row in rows if row.device == focus), rows[0])
@@ -523,41 +526,72 @@ def event_line(event: Event) -> str:
     return " ".join(p for p in [*parts, event.text] if p)
 
 
-def _row(moment: Moment, cut: _Cut, device: str, iova: Axis, memory: Axis) -> Row:
-    row = cut.rows.index(device)
-    key = _belief_of(device)
-    believed = cut.rows.index(key) if key in cut.rows else None
-    known = moment.kernel.machine
-    shares = _shares(cut, row, known.memory)
-    belief, sentence = _belief_words(moment, device)
-    hardware = _hardware_words(moment, device)
-    reaches = _reaches(moment, cut, row, shares)
+def _row(moment: Moment, looks: _Looks, device: str) -> Row:
     state = moment.state
+    cut, key = looks.cut, _belief_of(device)
+    number = cut.rows.index(device)
+    done = looks.of(number)
+    expected = cut.rows.index(key) if key in cut.rows else None
+    believed = None if expected is None else looks.of(expected)
+    belief, sentence = _belief_words(moment, device)
+    reaches = _reaches(moment, cut, number, done.shares)
     group = state.groups.get(state.devices[device].group)
-    inside = group is not None and device in group.devices
+    if group is not None and device not in group.devices:
+        group = None
     return Row(
         device=device,
-        group=group.number if group is not None and inside else None,
-        owner=group.owner or "" if group is not None and inside else "",
+        group=None if group is None else group.number,
+        owner="" if group is None else group.owner or "",
         belief=belief,
-        hardware=hardware,
-        agrees=None if believed is None else _same(cut, row, believed),
-        believes=None if believed is None else _extent(cut, believed, known.memory),
-        does=_extent(cut, row, known.memory),
-        believed=None if believed is None else _along(cut, believed, iova),
-        done=_along(cut, row, iova),
-        memory=_in_memory(cut, row, memory),
-        bands=tuple(_bands(cut, row, iova, memory)),
-        shares=shares,
+        hardware=_hardware_words(moment, device),
+        agrees=None if expected is None else _same(cut, number, expected),
+        believes=None if believed is None else believed.extent,
+        does=done.extent,
+        believed=None if believed is None else believed.iova,
+        done=done.iova,
+        memory=done.memory,
+        bands=done.bands,
+        shares=done.shares,
         reaches=reaches,
         says=f"The core believes that {sentence}. {_does(moment, device)}: {device} {reaches}.",
     )
 
 
-def _extent(cut: _Cut, row: int, memory: Sequence[Region]) -> Extent:
+class _Look(NamedTuple):
+    """One translation as it is drawn."""
+
+    iova: tuple[Stretch, ...]
+    memory: tuple[Stretch, ...]
+    bands: tuple[Band, ...]
+    shares: tuple[Share, ...]
+    extent: Extent
+
+
+class _Looks:
+    """The translations of a cut as they are drawn; equal ones, as those of a group, once."""
+
+    def __init__(self, cut: _Cut, memory: Sequence[Region], iova: Axis, physical: Axis) -> None:
+        self.cut, self.regions, self.iova, self.physical = cut, memory, iova, physical
+        self._seen: dict[tuple[bytes, bytes], _Look] = {}
+
+    def of(self, row: int) -> _Look:
+        cut = self.cut
+        key = cut.code[row].tobytes(), cut.addr[row].tobytes()
+        if key not in self._seen:
+            shares = _shares(cut, row, self.regions)
+            self._seen[key] = _Look(
+                _along(cut, row, self.iova),
+                _in_memory(cut, row, self.physical),
+                tuple(_bands(cut, row, self.iova, self.physical)),
+                shares,
+                _extent(cut, row, shares),
+            )
+        return self._seen[key]
+
+
+def _extent(cut: _Cut, row: int, shares: Sequence[Share]) -> Extent:
     if (cut.code[row] == Verdict.UNKNOWN).all():
         return Extent.UNKNOWN
-    shares = _shares(cut, row, memory)
     if shares and all(s.reached == size_of(s.region) for s in shares):
         return Extent.ALL
     return Extent.SOME if any(s.reached or s.perhaps for s in shares) else Extent.NOTHING
@@ -585,6 +619,8 @@ def _along(cut: _Cut, row: int, axis: Axis) -> tuple[Stretch, ...]:
 
 
 def _way(cut: _Cut, row: int, way: int, first: int, last: int, part: slice) -> Way:
+    if part.stop - part.start == 1:
+        return _one_answer(cut, row, way, first, last, part.start)
     code = cut.code[row, way, part]
     fates = {_FATES.get(c, Fate.STOPPED) for c in np.unique(code).tolist()}
     owned = cut.owner[row, way, part]
@@ -594,11 +630,17 @@ def _way(cut: _Cut, row: int, way: int, first: int, last: int, part: slice) -> W
     ends = np.minimum(cut.last[part], np.uint64(last))[passes]
     reached = _bytes(begins, ends)
     fate = fates.pop() if len(fates) == 1 else Fate.PARTLY
-    paddr = None
-    if fate in (Fate.THROUGH, Fate.MAYBE) and len(code) == 1:
-        start = int(cut.start[part][0])
-        paddr = int(cut.addr[row, way, part][0]) + (first - start)
-    return Way(fate, " and ".join(names), paddr, reached)
+    return Way(fate, " and ".join(names), None, reached)
+
+
+def _one_answer(cut: _Cut, row: int, way: int, first: int, last: int, column: int) -> Way:
+    """A stretch that lies within one column, so that all its bytes fare alike."""
+    fate = _FATES.get(int(cut.code[row, way, column]), Fate.STOPPED)
+    owner = int(cut.owner[row, way, column])
+    if owner < 0:
+        return Way(fate)
+    paddr = int(cut.addr[row, way, column]) + first - int(cut.start[column])
+    return Way(fate, cut.owners[owner], paddr, last - first + 1)
 
 
 _FATES = {
@@ -687,7 +729,12 @@ def _belief_words(moment: Moment, device: str) -> tuple[Words, str]:
     owner = f", owned by {group.owner}" if group.owner else ""
     if group.domain is None:
         return Words("NULL", "no domain"), f"group {number} has no domain (NULL){owner}"
-    domain = state.domains[group.domain]
+    domain = state.domains.get(group.domain)
+    if domain is None:
+        return (
+            Words("freed", group.domain),
+            f"group {number} is attached to {group.domain}, which is freed{owner}",
+        )
     if domain.type is DomainType.BLOCKED:
         return Words("BLOCKED", domain.name), f"group {number} is blocked{owner}"
     if domain.substitute:

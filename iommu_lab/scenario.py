@@ -325,6 +325,8 @@ class Scenario:
         for number, step in enumerate(self.steps):
             if step.verb not in VERBS:
                 raise NotAScenario(f"steps[{number}]: {unknown('verb', step.verb, VERBS)}")
+        if self.machine is not None and not self.machine.devices:
+            raise NotAScenario("machine.devices: at least one is needed, got none")
         for name, most in MOST.items():
             held = self.steps if name == "steps" else getattr(self.machine, name[8:], ())
             if len(held) > most:
@@ -352,14 +354,17 @@ class Scenario:
         Raises NotAScenario, with the step's number, for a step that is no call at all, such as one
         that names a device which does not exist.
         """
-        lab = Lab(self.release, self.driver, self.machine, self.cmdline, self.arch or None)
+        try:
+            lab = Lab(self.release, self.driver, self.machine, self.cmdline, self.arch or None)
+        except (OSError, KernelCrash) as error:
+            raise NotAScenario(f"machine: this kernel does not come up on it: {error}") from None
         # Only verbs in VERBS can be steps of a scenario, so nothing else is called here.
         for number, step in enumerate(self.steps[: self.at]):
             try:
                 getattr(lab, step.verb)(*step.args)
             except (OSError, KernelCrash, NotInRelease):
                 continue
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, LookupError) as error:
                 raise NotAScenario(f"steps[{number}]: {step.verb}: {error}") from None
         return lab
 

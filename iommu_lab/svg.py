@@ -73,6 +73,8 @@ def _box(box: Box, ids: dict[str, str]) -> str:
         look += ' stroke-dasharray="3 2"'
     if box.alpha < 1:
         look += f' fill-opacity="{_n(box.alpha)}"'
+    if box.says and not box.fill:
+        look += ' pointer-events="all"'
     drawn = f"<rect {shape}{look}/>"
     if box.hatch:
         drawn += f'<rect {shape} fill="url(#{ids[box.hatch]})"/>'

@@ -39,7 +39,7 @@ devices = st.builds(
 )
 machines = st.builds(
     Machine,
-    devices=st.lists(devices, max_size=3, unique_by=lambda d: d.name).map(tuple),
+    devices=st.lists(devices, min_size=1, max_size=3, unique_by=lambda d: d.name).map(tuple),
     memory=st.lists(addresses, min_size=4, max_size=4, unique=True).map(
         lambda cuts: (Region(*sorted(cuts)[:2], "kernel"), Region(*sorted(cuts)[2:], 'a "VM"'))
     ),
