@@ -19,9 +19,9 @@ state, and its effect on them is remembered. Names that play the same part are t
 second domain only after the first was used), which leaves out only renamings of other sequences.
 
 Callers keep their contracts: the DMA API is called by a bound kernel driver, nobody frees a domain
-that the core believes attached or gives back a default domain that nobody uses. No failure of memory
-or of a driver is injected. ``map_many`` does what ``map`` does, and binding ``vfio-pci`` does nothing
-to the IOMMU core.
+that the core believes attached or gives back a default domain that nobody uses. No failure of
+memory or of a driver is injected. ``map_many`` does what ``map`` does, and binding ``vfio-pci``
+does nothing to the IOMMU core.
 
 A finding is what the model does, from sources that were read; it is not a report of a bug in a
 kernel.
@@ -35,6 +35,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from . import core, dmaapi
+from .behaviours import STAYS_LISTED
 from .domains import Domain, DomainType
 from .drivers import Driver
 from .drivers import driver as find_driver
@@ -181,11 +182,15 @@ def alphabet(lab: Lab) -> tuple[Step, ...]:
             Step("remove", (device,)),
             Step("probe", (device,)),
             Step("dma_map", (device, KERNEL_BUFFER, PAGE, "bidirectional")),
-            Step("dma_unmap", (device, _first_address(lab, device), PAGE)),
             Step("set_bus_master", (device, True)),
             Step("set_bus_master", (device, False)),
             Step("power_cycle", (device,)),
         ]
+    for device in devices:
+        mapped = lab.replay([Step("dma_map", (device, KERNEL_BUFFER, PAGE, "bidirectional"))])
+        address = mapped.moments[-1].result  # the one that the driver gets each time, or an errno
+        if isinstance(address, int):
+            verbs.append(Step("dma_unmap", (device, address, PAGE)))
     joins = len(groups) if lab.driver.grouping == "own" else groups[0]
     verbs += [Step("late_join", (LATE, joins)), Step("advance", (dmaapi.FLUSH_MS,))]
     return tuple(v for v in verbs if _has(lab.kernel, v.verb))
@@ -194,12 +199,6 @@ def alphabet(lab: Lab) -> tuple[Step, ...]:
 def _has(kernel: Kernel, verb: str) -> bool:
     needs = core.NEEDS.get(verb)
     return needs is None or kernel.release[needs[0]] in needs[1]
-
-
-def _first_address(lab: Lab, device: str) -> int:
-    """What the DMA API gives for the buffer in the opening: the address that unmap is given."""
-    mapped = lab.replay([Step("dma_map", (device, KERNEL_BUFFER, PAGE, "bidirectional"))])
-    return int(mapped.moments[-1].result)
 
 
 # -- what a caller may do --------------------------------------------------------------------------
@@ -457,7 +456,8 @@ class States:
 
 def users_matter(driver: Driver) -> bool:
     """Does this driver ever ask which devices a domain has? Where not, states may differ in it."""
-    return driver.attach in ("one-device", "one-domain") or driver.pagetable == "virtio"
+    asks = ("one-device", "one-domain", "bypass-first")
+    return driver.attach in asks or driver.keeps in STAYS_LISTED or driver.pagetable == "virtio"
 
 
 def put(node: Node, characters: Iterable[tuple[int, str]]) -> Node:
