@@ -18,7 +18,7 @@ from .hardware import TOP
 
 Unsigned = NDArray[np.unsignedinteger[Any]]
 
-_MEANS = {
+MEANS = {
     "device": "a device is its number, 0 or more",
     "iova": "an address is a whole number, 0 <= iova < 2**64",
     "size": "a size is a whole number of bytes, 1 or more",
@@ -89,7 +89,7 @@ def refuse_rows(accesses: Accesses, devices: int, row: int = 0) -> None:
     if d >= devices:
         why = f"device {d} does not exist; there are {devices}, counted from 0"
     elif n == 0:
-        why = f"size is 0; {_MEANS['size']}"
+        why = f"size is 0; {MEANS['size']}"
     else:
         why = f"iova {a:#x} + size {n:#x} runs past 2**64"
     raise ValueError(f"row {row + at}: {why}")
@@ -157,4 +157,4 @@ def _one_dimension(name: str, column: NDArray[Any]) -> NDArray[Any]:
 
 def _refuse(name: str, column: NDArray[Any], row: int) -> None:
     value = column.reshape(-1)[row]
-    raise ValueError(f"row {row}: {name} is {value}; {_MEANS[name]}")
+    raise ValueError(f"row {row}: {name} is {value}; {MEANS[name]}")

@@ -43,7 +43,7 @@ def scattered(draw):
     free, runs = 0, []
     for shift in draw(st.lists(st.sampled_from([0, 3, 12, 12, 21, 30]), min_size=1, max_size=40)):
         page = 1 << shift
-        gap = draw(st.sampled_from([0, 0, 1, 7, 2**9, 2**20, 2**33])) * page
+        gap = draw(st.sampled_from([0, 0, 1, 7, 510, 2**9, 2**20, 2**33])) * page
         iova = -(-(free + gap) // page) * page
         if iova + page > 2**64:
             break
