@@ -76,6 +76,10 @@ def _hardware_limit(w: World) -> int:
     return int(2**w.kernel.machine.width) - 1
 
 
+FOLLOWED = ("device", "device-warn", "unit")
+"""Drivers that follow their record of a device's domain when the device leaves it."""
+
+
 def free(w: World, domain: Domain) -> None:
     """``ops->free``: what becomes of the page table, and of whoever still walks it."""
     if domain.static:
@@ -84,9 +88,12 @@ def free(w: World, domain: Domain) -> None:
     if how == "crash" and domain.ready and domain.table is not None:
         raise KernelCrash(w.driver.free_function, "it follows the pointer that it has just cleared")
     del w.domains[domain.name]
+    if any(domain.name in (g.domain, g.default, g.blocking) for g in w.groups.values()):
+        w.domains[domain.name] = replace(domain, freed=True)
     on = [d for d, at in w.devices.items() if at.attached == domain.name]
     for device in on:
-        w.set_device(device, attached=None)
+        if how != "freed" or w.driver.keeps not in FOLLOWED:
+            w.set_device(device, attached=None)
     if domain.table is None or how == "leaks":
         return
     if how in LEAVE:
@@ -117,6 +124,8 @@ def attach(w: World, domain: Domain, device: str) -> None:
 
     Raises the driver's errno. A driver that leaves the old domain first has done so by then.
     """
+    if domain.freed:
+        raise _after_free(w, domain.name)
     plain = domain.table is None
     own = w.driver.own_program(OWN.get(domain.type, "attach") if plain else "attach")
     if own is not None:
@@ -145,7 +154,13 @@ def _record(w: World, device: str, domain: str | None) -> None:
 def recorded(w: World, device: str) -> Domain | None:
     """The domain that the driver has on record for the device, whatever the core believes."""
     name = w.devices[device].attached
-    return None if name is None else w.domains.get(name)
+    if name is not None and (name not in w.domains or w.domains[name].freed):
+        raise _after_free(w, name)
+    return None if name is None else w.domains[name]
+
+
+def _after_free(w: World, domain: str) -> KernelCrash:
+    return KernelCrash(w.driver.body or w.driver.free_function, f"{domain} is freed and followed")
 
 
 def _not_failing(w: World, device: str) -> None:
@@ -627,6 +642,8 @@ def detach(w: World, domain: Domain | None, device: str) -> None:
         if driver.attach == "one-domain" and w.devices[device].attached is None:
             _leave_one_domain(w, device)
         return
+    if domain.freed and driver.keeps != "device-any":
+        raise _after_free(w, domain.name)
     w.event("driver", driver.body, device=device, domain=domain.name)
     own = driver.own_program("detach")
     if own is not None:

@@ -278,6 +278,13 @@ def _attach_dev(w: World, domain: Domain, device: str) -> None:
     w.event("trace", "attach_device_to_domain", device=device, domain=domain.name)
 
 
+def _group(w: World, number: int) -> Group:
+    """The group, unless it died with its last device or never came to be."""
+    if number not in w.groups:
+        raise refuse("ENODEV", f"there is no group {number}: no device of it is with the IOMMU")
+    return w.groups[number]
+
+
 # -- attaching -----------------------------------------------------------------------------------
 
 
@@ -293,7 +300,7 @@ def attach_device(w: World, domain: str, device: str) -> int:
 
 def attach_group(w: World, domain: str, number: int) -> int:
     """``iommu_attach_group``: EBUSY when something else than the core's own domain is attached."""
-    group = w.groups[number]
+    group = _group(w, number)
     if _busy(w, group):
         raise refuse("EBUSY", f"group {number} is attached to {group.domain}")
     return _attach_group(w, domain, number)
@@ -326,7 +333,7 @@ def replace_domain(w: World, domain: str | None, number: int) -> int:
     """``iommu_group_replace_domain``: attach without asking what is attached."""
     if domain is None:
         raise refuse("EINVAL", "a group can't be replaced to no domain")
-    return _set_domain(w, domain, number)
+    return _set_domain(w, domain, _group(w, number).number)
 
 
 # -- the core's own switch -------------------------------------------------------------------------
@@ -461,7 +468,7 @@ def detach_device(w: World, domain: str, device: str) -> None:
 
 def detach_group(w: World, domain: str, number: int) -> None:
     """``iommu_detach_group``: whatever is attached goes, whichever domain was named."""
-    _detach(w, domain, number)
+    _detach(w, domain, _group(w, number).number)
 
 
 def _detach(w: World, domain: str, number: int) -> None:
@@ -486,7 +493,7 @@ def _detach(w: World, domain: str, number: int) -> None:
 
 def claim_dma_owner(w: World, number: int, owner: str | None) -> int:
     """``iommu_group_claim_dma_owner``: EPERM when anybody has it, EBUSY when attached elsewhere."""
-    group = w.groups[number]
+    group = _group(w, number)
     if owner is None and w.release["claim.null_owner"] == "refused":
         w.warn("iommu_group_claim_dma_owner", "an owner must be named")
         raise refuse("EINVAL", "an owner must be named")
@@ -539,7 +546,7 @@ def _blocking(w: World, group: Group) -> str:
 
 def release_dma_owner(w: World, number: int) -> None:
     """``iommu_group_release_dma_owner``: back to the default, whatever is attached."""
-    group = w.groups[number]
+    group = _group(w, number)
     if not group.owner_cnt or group.owner is None:
         w.warn("iommu_group_release_dma_owner", f"group {number} is not claimed")
         return
@@ -693,7 +700,7 @@ def group_type(w: World, number: int) -> str:
 def set_group_type(w: World, number: int, word: str) -> int:
     """Write the group's type file: ``identity``, ``DMA``, ``DMA-FQ`` or ``auto``."""
     rule = w.release["type_file"]
-    group = w.groups[number]
+    group = _group(w, number)
     if rule == "read-only":
         raise refuse("EACCES", "the type file can only be read in this release")
     if group.default is None and w.release["type_file.no_default"] == "first":

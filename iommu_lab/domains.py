@@ -80,5 +80,7 @@ class Domain:
     """Its own page sizes, where they differ from its driver's (intel, before an attach)."""
     users: tuple[str, ...] = ()
     """The devices the driver itself has on its list, in the order they came."""
+    freed: bool = False
+    """Freed while a group still points to it: whoever follows that pointer crashes."""
     count: int = 0
     """The driver's own reference count, where it keeps one (sun50i)."""

@@ -87,7 +87,7 @@ class Driver:
     lazy_attribute: bool
     """Can its domains be told to flush lazily, where that is an attribute and not a type (5.10)?"""
     own_dma_ops: bool
-    """Does it map for the DMA API itself, so that no iommu:map event tells of it (intel in 5.10)?"""
+    """Does it map for the DMA API itself, so that no event of the core tells of it (intel 5.10)?"""
     asks_untrusted: bool
     """Does the driver itself ask for DMA for an untrusted device?"""
     source: str

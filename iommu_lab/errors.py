@@ -36,19 +36,25 @@ class UnknownName(ValueError, KeyError):
         return str(self.args[0])
 
 
+KERNEL_ONLY = {"EPROBE_DEFER": 517, "ENOTSUPP": 524}
+"""Numbers that the kernel keeps to itself (include/linux/errno.h)."""
+ERRNOS: dict[str, int] = {name: number for number, name in _errno.errorcode.items()} | KERNEL_ONLY
+
+
 def refuse(name: str, why: str) -> OSError:
     """The kernel's refusal as an exception: ``refuse("EBUSY", "…")``.
 
     >>> refuse("EBUSY", "group 0 is attached elsewhere")
     OSError(16, 'EBUSY: group 0 is attached elsewhere')
     """
-    return OSError(getattr(_errno, name, 0) or 524, f"{name}: {why}")
+    return OSError(ERRNOS[name] if name in ERRNOS else getattr(_errno, name), f"{name}: {why}")
 
 
 def errno_name(error: OSError) -> str:
     """``EBUSY`` for an error made by :func:`refuse` or by the operating system."""
     number = error.errno or 0
-    return _errno.errorcode.get(number, os.strerror(number))
+    kept = {number: name for name, number in KERNEL_ONLY.items()}
+    return kept.get(number) or _errno.errorcode.get(number, os.strerror(number))
 
 
 def unknown(kind: str, name: object, known: Iterable[object]) -> UnknownName:

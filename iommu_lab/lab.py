@@ -18,6 +18,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import behaviours, core, dmaapi, pagetables
@@ -25,12 +26,12 @@ from .domains import Domain, DomainType
 from .drivers import Driver
 from .drivers import driver as find_driver
 from .drivers import rows as driver_rows
-from .errors import KernelCrash, NotInRelease, UnknownName, errno_name, unknown
+from .errors import ERRNOS, KernelCrash, NotInRelease, UnknownName, errno_name, refuse, unknown
 from .hardware import Kind
 from .machine import X86_INTERRUPTS, Device, Machine
 from .releases import Release, releases
 from .releases import release as find_release
-from .state import DeviceState, Event, Kernel, State, World
+from .state import Event, Kernel, State, World
 from .tables import READ, WRITE, Stale
 
 if TYPE_CHECKING:
@@ -153,13 +154,16 @@ class Lab:
 
     def belief(self, group: int | str = 0) -> DomainType | None:
         """The type of the domain that the core thinks this group is attached to; None for NULL."""
-        name = self.state.groups[self._group(group)].domain
-        return None if name is None else self.state.domains[name].type
+        domain = self.believed_domain(group)
+        return None if domain is None else domain.type
 
     def believed_domain(self, group: int | str = 0) -> Domain | None:
-        """The domain that the core thinks this group is attached to."""
-        name = self.state.groups[self._group(group)].domain
-        return None if name is None else self.state.domains[name]
+        """The domain that the core thinks this group is attached to; None for NULL.
+
+        A group that is gone, because its devices are or their probe failed, has none either.
+        """
+        found = self.state.groups.get(self._group(group))
+        return None if found is None or found.domain is None else self.state.domains[found.domain]
 
     def hardware(self, device: str = "dev0") -> DeviceHardware:
         """What the IOMMU does with this device's DMA now."""
@@ -184,12 +188,21 @@ class Lab:
 
     def group_type(self, group: int | str = 0) -> str:
         """What ``/sys/kernel/iommu_groups/N/type`` reads: the type of the default domain."""
-        return core.group_type(World(self.kernel, self.state), self._group(group))
+        number = self._group(group)
+        if number not in self.state.groups:
+            return "unknown"
+        return core.group_type(World(self.kernel, self.state), number)
 
     def iova_to_phys(self, domain: str, iova: int) -> int:
         """``iommu_iova_to_phys``: 0 for a hole and for a blocking domain."""
         world = World(self.kernel, self.state)
-        return pagetables.iova_to_phys(world, self._domain(domain), _address("iova", iova))
+        at = _address("iova", iova)
+        try:
+            return pagetables.iova_to_phys(world, self._domain(domain), at)
+        except KernelCrash as crash:
+            happened = [Event("crash", crash.function, domain=domain, iova=at, text=crash.reason)]
+            self._append("iova_to_phys", (domain, at), self.state, happened, "crash")
+            raise
 
     @property
     def events(self) -> pd.DataFrame:
@@ -273,10 +286,11 @@ class Lab:
                 getattr(lab, step.verb)(*step.args)
             except (OSError, KernelCrash, NotInRelease):
                 continue
-            except UnknownName as error:
+            except ValueError as error:
                 # It names what an earlier verb was refused here: the story goes on without it.
                 note = Event("note", step.verb, text=str(error))
-                lab._append(step.verb, step.args, lab.state, [note], "unknown name")
+                result = "unknown name" if isinstance(error, UnknownName) else "refused"
+                lab._append(step.verb, step.args, lab.state, [note], result)
         return lab
 
     def with_state(self, state: State) -> Lab:
@@ -291,9 +305,10 @@ class Lab:
     # -- domains and mappings ---------------------------------------------------------------
 
     def alloc_domain(self, kind: str = "unmanaged") -> str:
-        """A new domain, by its name: "dom1", "dom2", ….
+        """A new domain, by its name: "dom1" from the first call, "dom2" from the second, ….
 
-        Raises ``OSError`` ENOMEM or EOPNOTSUPP when the driver has no domain of this type to give.
+        Where the driver gives out one static object, the name is a name for that. Raises
+        ``OSError`` EOPNOTSUPP when the driver has no domain of this type to give.
         """
         if kind not in ALLOCATABLE:
             raise unknown("domain type", kind, ALLOCATABLE)
@@ -307,8 +322,8 @@ class Lab:
     def map(self, domain: str, iova: int, paddr: int, size: int, prot: str = "rw") -> int:
         """``iommu_map``: ``prot`` is "r", "w", "rw" or "" (no rights at all)."""
         self._domain(domain)
-        args = (domain, _address("iova", iova), _address("paddr", paddr), _size(size), prot)
         _prot(prot)
+        args = (domain, *_range(iova, size, paddr), prot)
         return int(self._do("map", args) or 0)
 
     def map_many(
@@ -335,17 +350,16 @@ class Lab:
             raise ValueError(
                 f"iova, paddr and size must have one length, got {[len(c) for c in columns]}"
             )
-        rows = tuple(zip(*columns, strict=True))
-        for number, (i, p, s) in enumerate(rows):
-            _address("iova", i, number), _address("paddr", p, number), _size(s, number)
-            if i + s > 2**64 or p + s > 2**64:
-                raise ValueError(f"row {number}: a range may not wrap, got iova={i:#x} size={s:#x}")
+        if any(set(map(type, column)) - {int} for column in columns) or not _tame(*columns):
+            for row, (i, p, n) in enumerate(zip(*columns, strict=True)):
+                _range(i, n, p, row)
         return int(self._do("map_many", (domain, *map(tuple, columns), prot)))
 
     def unmap(self, domain: str, iova: int, size: int) -> int:
         """``iommu_unmap``: how many bytes the driver says are gone, which may not be ``size``."""
         self._domain(domain)
-        return int(self._do("unmap", (domain, _address("iova", iova), _size(size))))
+        at, _, length = _range(iova, size)
+        return int(self._do("unmap", (domain, at, length)))
 
     # -- the core's verbs -------------------------------------------------------------------
 
@@ -371,7 +385,7 @@ class Lab:
 
     def claim_dma_owner(self, group: int, owner: str | None) -> int:
         """``iommu_group_claim_dma_owner`` (5.19 and later)."""
-        return int(self._core("claim_dma_owner", self._group(group), owner))
+        return int(self._core("claim_dma_owner", self._group(group), _owner(owner)))
 
     def release_dma_owner(self, group: int) -> None:
         """``iommu_group_release_dma_owner`` (5.19 and later)."""
@@ -379,7 +393,7 @@ class Lab:
 
     def claim_device(self, device: str, owner: str | None) -> int:
         """``iommu_device_claim_dma_owner`` (6.2 and later)."""
-        return int(self._core("claim_device", self._device(device), owner))
+        return int(self._core("claim_device", self._device(device), _owner(owner)))
 
     def release_device_owner(self, device: str) -> None:
         """``iommu_device_release_dma_owner`` (6.2 and later)."""
@@ -395,11 +409,11 @@ class Lab:
 
     def set_group_type(self, group: int, word: str) -> int:
         """Write the group's ``type`` file: "identity", "DMA", "DMA-FQ" or "auto"."""
-        return int(self._core("set_group_type", self._group(group), word))
+        return int(self._core("set_group_type", self._group(group), _text("type", word)))
 
     def bind(self, device: str, driver: str) -> int:
         """Bind a kernel driver, or ``vfio-pci``, to the device."""
-        return int(self._core("bind", self._device(device), driver))
+        return int(self._core("bind", self._device(device), _text("driver", driver)))
 
     def unbind(self, device: str) -> int:
         """Unbind whatever driver is bound."""
@@ -415,9 +429,9 @@ class Lab:
 
     def late_join(self, device: str, group: int = 0) -> int:
         """A device that did not exist at boot joins a group."""
-        if device in self.devices:
+        if _text("device", device) in self.devices:
             raise ValueError(f"a late joiner needs a new name, {device!r} exists")
-        return int(self._do("late_join", (device, operator.index(group))))
+        return int(self._do("late_join", (device, _number(group))))
 
     # -- the DMA API, time and the device itself --------------------------------------------
 
@@ -426,20 +440,25 @@ class Lab:
         self._device(device)
         if direction not in dmaapi.DIRECTIONS:
             raise unknown("direction", direction, dmaapi.DIRECTIONS)
-        args = (device, _address("paddr", paddr), _size(size), direction)
-        return int(self._do("dma_map", args))
+        _, at, length = _range(0, size, paddr, least=1)
+        return int(self._do("dma_map", (device, at, length, direction)))
 
     def dma_unmap(self, device: str, iova: int, size: int) -> None:
         """``dma_unmap_single``: strict at once, lazy with the IOTLB left to the flush queue."""
         self._device(device)
-        self._do("dma_unmap", (device, _address("iova", iova), _size(size)))
+        at, _, length = _range(iova, size, least=1)
+        self._do("dma_unmap", (device, at, length))
 
     def advance(self, ms: float) -> None:
         """Let time pass; flush queues that are due are flushed."""
+        if isinstance(ms, bool) or not isinstance(ms, (int, float)) or not 0 <= ms < inf:
+            raise ValueError(f"time only goes forward: ms is a number >= 0, got {ms!r}")
         self._do("advance", (float(ms),))
 
     def set_bus_master(self, device: str, on: bool) -> None:
         """The bus-master bit of PCI_COMMAND: without it the device makes no DMA at all."""
+        if on not in (True, False):
+            raise ValueError(f"the bus-master bit is on (True) or off (False), got {on!r}")
         self._do("set_bus_master", (self._device(device), bool(on)))
 
     def power_cycle(self, device: str) -> None:
@@ -448,6 +467,8 @@ class Lab:
 
     def fail_next_attach(self, device: str, errno: str = "ENOMEM") -> None:
         """Make the driver's next attach of this device fail, to see what the core does then."""
+        if errno not in ERRNOS:
+            raise unknown("errno", errno, ERRNOS)
         self._do("fail_next_attach", (self._device(device), errno))
 
     # -- how a verb runs --------------------------------------------------------------------
@@ -463,7 +484,7 @@ class Lab:
     def _do(self, verb: str, args: tuple[Any, ...]) -> Any:
         world = World(self.kernel, self.state)
         try:
-            result = RUNS[verb](world, *args)
+            result = perform(Step(verb, args))(world)
         except OSError as error:
             world.event("errno", errno_name(error), text=str(error.strerror))
             self._append(verb, args, world.freeze(), world.events, errno_name(error), world.kernel)
@@ -495,19 +516,24 @@ class Lab:
         return name
 
     def _domain(self, name: str) -> Domain:
-        if name not in self.state.domains:
-            raise unknown("domain", name, self.state.domains)
-        return self.state.domains[name]
+        found = self.state.domains.get(self.state.notes.get(_alias(name), name))
+        if found is None:
+            aliases = (n.removeprefix(ALIAS) for n in self.state.notes if n.startswith(ALIAS))
+            raise unknown("domain", name, [*self.state.domains, *aliases])
+        return found
 
     def _named(self, name: str) -> str:
-        return self._domain(name).name
+        self._domain(name)
+        return name
 
     def _group(self, group: int | str) -> int:
+        """The number of a group that there is, or that there was: its devices still tell of it."""
         if isinstance(group, str):
-            group = self.state.devices[self._device(group)].group
-        number = operator.index(group)
-        if number not in self.state.groups:
-            raise unknown("group", number, self.state.groups)
+            return self.state.devices[self._device(group)].group
+        number = _number(group)
+        known = sorted({at.group for at in self.state.devices.values()})
+        if number not in known:
+            raise unknown("group", number, known)
         return number
 
     def __repr__(self) -> str:
@@ -578,43 +604,79 @@ def make_kernel(
     if machine is None:
         machine = Machine(msi=(X86_INTERRUPTS,) if arch == "x86_64" else ())
     words = dict(w.partition("=")[::2] for w in cmdline.split())
-    pt = words.get(
-        "iommu.passthrough", "1" if words.get("iommu") == "pt" and arch == "x86_64" else "0"
-    )
-    lazy = "1" if arch in ("x86_64", "s390x") else "0"
-    strict = words.get("iommu.strict", "0" if lazy == "1" else "1") in ("1", "y", "on")
-    if "strict" in words.get("intel_iommu", "").split(","):
-        strict = True
-    if machine.caching_mode and row.name in ("amd", "intel"):
-        # An emulator that asks to hear of every mapping: the driver then gives up lazy unmap.
-        strict = True
-    if "off" in (words.get("iommu"), words.get("intel_iommu"), words.get("amd_iommu")):
+    if _switched_off(words, row.name, arch):
         machine = replace(machine, no_iommu=tuple(d.name for d in machine.devices))
-    bypass = words.get(f"{row.name}.disable_bypass", "1") in ("1", "y", "on")
+    passthrough = arch == "x86_64" and "pt" in words.get("iommu", "").split(",")
     return Kernel(
         found,
         row,
         machine,
         arch,
         cmdline,
-        passthrough=pt in ("1", "y", "on"),
-        strict=strict,
-        disable_bypass=bypass,
+        passthrough=_switch(words, "iommu.passthrough", passthrough),
+        strict=_is_strict(words, row, found, machine, arch),
+        disable_bypass=_switch(words, f"{row.name}.disable_bypass", True),
     )
+
+
+DRIVER_WORDS = {"amd": "amd_iommu", "intel": "intel_iommu", "s390": "s390_iommu"}
+"""The boot-line words of drivers that have their own."""
+
+
+def _switch(words: Mapping[str, str], name: str, otherwise: bool) -> bool:
+    """A yes or no of the boot line, as kstrtobool reads it."""
+    word = words.get(name, "").lower()
+    if word in ("on", "off"):
+        return word == "on"
+    return {"1": True, "y": True, "t": True, "0": False, "n": False, "f": False}.get(
+        word[:1], otherwise
+    )
+
+
+def _own_words(words: Mapping[str, str], driver: str) -> list[str]:
+    return words.get(DRIVER_WORDS.get(driver, ""), "").split(",")
+
+
+def _switched_off(words: Mapping[str, str], driver: str, arch: str) -> bool:
+    x86 = arch == "x86_64" and "off" in words.get("iommu", "").split(",")
+    return x86 or "off" in _own_words(words, driver)
+
+
+def _is_strict(
+    words: Mapping[str, str], driver: Driver, release: Release, machine: Machine, arch: str
+) -> bool:
+    """Is the IOTLB flushed at each unmap? The driver's own word or an emulator's decides first."""
+    emulated = machine.caching_mode and driver.name in ("amd", "intel")
+    if emulated or {"strict", "fullflush"} & set(_own_words(words, driver.name)):
+        return True
+    lazy_by_default = arch in ("x86_64", "s390x")
+    if release["flush_queue"] == "attribute" and lazy_by_default:
+        return False  # in 5.10 the drivers of x86 do not look at iommu.strict
+    return _switch(words, "iommu.strict", not lazy_by_default)
 
 
 # -- verbs that the core has no function for -------------------------------------------------------
 
 
 def _alloc_domain(w: World, kind: str) -> str:
+    # Counted by the call, so that a name means the same call under every release.
     number = int(w.notes.get("domains-made", 0)) + 1
+    w.notes["domains-made"] = number
     name = f"dom{number}"
     found = behaviours.alloc(w, ALLOCATABLE[kind], name)
     if found is None:
-        raise OSError(95, f"EOPNOTSUPP: {w.driver.name} has no {kind} domain in {w.release.name}")
-    if not found.static:
-        w.notes["domains-made"] = number
-    return found.name
+        raise refuse("EOPNOTSUPP", f"{w.driver.name} has no {kind} domain in {w.release.name}")
+    if found.name != name:
+        w.notes[_alias(name)] = found.name
+    return name
+
+
+ALIAS = "alias:"
+
+
+def _alias(name: str) -> str:
+    """Under which note a second name for a static domain stands."""
+    return f"{ALIAS}{name}"
 
 
 def _map(w: World, domain: str, iova: int, paddr: int, size: int, prot: str) -> int:
@@ -644,11 +706,7 @@ def _unmap(w: World, domain: str, iova: int, size: int) -> int:
 
 
 def _late_join(w: World, device: str, group: int) -> int:
-    joined = Device(device, group)
-    machine = replace(w.kernel.machine, devices=(*w.kernel.machine.devices, joined))
-    w.kernel = replace(w.kernel, machine=machine)
-    w.devices[device] = DeviceState(group, present=False)
-    w.master[device] = True
+    core.add_device(w, Device(device, group))
     return core.probe(w, device)
 
 
@@ -685,7 +743,12 @@ RUNS: dict[str, Callable[..., Any]] = {
 def perform(step: Step) -> Callable[[World], Any]:
     """The step as something to do to a world."""
     run, args = RUNS[step.verb], step.args
-    return lambda w: run(w, *args)
+
+    def to(w: World) -> Any:
+        real = (w.notes.get(_alias(a), a) if isinstance(a, str) else a for a in args)
+        return run(w, *real)
+
+    return to
 
 
 # -- arguments -------------------------------------------------------------------------------------
@@ -717,11 +780,47 @@ def _address(name: str, value: Any, row: int | None = None) -> int:
     return number
 
 
-def _size(value: Any, row: int | None = None) -> int:
-    number = _integer("size", value, row)
-    if not 0 <= number < 2**64:
-        raise ValueError(f"{_where(row)}size needs 0 <= size < 2**64, got {number:#x}")
+def _range(
+    iova: Any, size: Any, paddr: Any = 0, row: int | None = None, *, least: int = 0
+) -> tuple[int, int, int]:
+    """A range of addresses, checked: where it starts on both sides, and its size in bytes."""
+    at, to, length = (
+        _address(name, value, row)
+        for name, value in (("iova", iova), ("paddr", paddr), ("size", size))
+    )
+    if length < least:
+        raise ValueError(f"{_where(row)}size needs at least {least} byte, got {length}")
+    for name, first in (("iova", at), ("paddr", to)):
+        if first + length > 2**64:
+            raise ValueError(
+                f"{_where(row)}a range may not wrap, got {name}={first:#x} size={length:#x}"
+            )
+    return at, to, length
+
+
+def _tame(iova: list[int], paddr: list[int], size: list[int]) -> bool:
+    """Is every row in range by a wide margin, so that no row has to be looked at alone?"""
+    if not iova:
+        return True
+    low = min(map(min, (iova, paddr, size)))
+    return low >= 0 and max(map(max, (iova, paddr, size))) < 2**62
+
+
+def _number(value: Any) -> int:
+    number = _integer("group", value, None)
+    if number < 0:
+        raise ValueError(f"a group's number is 0 or more, got {number}")
     return number
+
+
+def _owner(value: Any) -> str | None:
+    return None if value is None else _text("owner", value)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{name} must be a word, got {value!r}")
+    return value
 
 
 def _column(name: str, values: Any) -> list[int]:

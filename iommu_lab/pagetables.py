@@ -194,6 +194,8 @@ def iommu_unmap(w: World, domain: Domain, iova: int, size: int) -> tuple[int, li
     Also the runs that are gone from the table, for an IOTLB that may still hold them. There is no
     error channel: what can't be done returns 0.
     """
+    if domain.freed:
+        raise KernelCrash("iommu_unmap", f"{domain.name} is freed and followed")
     form = format_of(w)
     if not domain.type.paging or form.map == "none":
         return 0, []
@@ -230,6 +232,8 @@ def iova_to_phys(w: World, domain: Domain, iova: int) -> int:
 
     Some drivers answer with the page's address and drop the offset in the page.
     """
+    if domain.freed:
+        raise KernelCrash("iommu_iova_to_phys", f"{domain.name} is freed and followed")
     if domain.type is DomainType.IDENTITY:
         return iova
     if not domain.type.paging:
@@ -324,6 +328,8 @@ def replay(w: World, domain: Domain) -> None:
 
 def _core_tests(w: World, form: Format, domain: Domain) -> None:
     """The tests that come before the driver is asked, in the release's order."""
+    if domain.freed:
+        raise KernelCrash("iommu_map", f"{domain.name} is freed and followed")
     paging, order = domain.type.paging, w.release["map.checks"]
     if not paging and order != "ops-first":
         raise refuse("EINVAL", f"a {domain.type.name} domain can't be mapped")
