@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from .owners import NOBODY
 from .picture import (
+    NOTHING,
     Axis,
     Extent,
     Fate,
@@ -181,6 +182,11 @@ class _PanelLayout:
         yield from self._strip(focus.done, y, BAR)
         y += BAR
         yield from self._flows(focus, y, y + FLOW)
+        if focus.reaches == NOTHING:
+            middle = self.bars + self.room / 2
+            yield Text(
+                middle, y + FLOW / 2 + 4, "no DMA gets to memory", 11, "soft", anchor="middle"
+            )
         y += FLOW
         yield from self._label("memory", y + BAR / 2 + 4, "ink")
         yield from self._memory(focus, y)
@@ -383,11 +389,10 @@ class _PanelLayout:
 
 def _alike(stretches: Sequence[Stretch]) -> Iterator[tuple[int, int]]:
     """Runs of stretches that fare alike, as the first one and the one after the last."""
+    looks = [(stretch.read[:2], stretch.write[:2]) for stretch in stretches]
     low = 0
-    for high in range(1, len(stretches) + 1):
-        if high == len(stretches) or any(
-            stretches[high][way][:2] != stretches[low][way][:2] for way in (2, 3)
-        ):
+    for high in range(1, len(looks) + 1):
+        if high == len(looks) or looks[high] != looks[low]:
             yield low, high
             low = high
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import log2
 from typing import NamedTuple
 
@@ -36,6 +36,7 @@ from .verdict import Verdict
 
 U64 = NDArray[np.uint64]
 DIRECTIONS = ("read", "write")
+NOTHING = "reaches nothing"
 MOST_STRETCHES = 26
 """More than these can't be told apart on a screen; the smallest are then drawn as one."""
 
@@ -256,7 +257,7 @@ def _changes(story: Sequence[Moment]) -> Iterator[Moment]:
 # -- asking the checker ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class _Cut:
     """The IOVAs of n translations cut into m stretches, each with one answer.
 
@@ -271,7 +272,18 @@ class _Cut:
     owner: NDArray[np.intp]
     owners: tuple[str, ...]
 
-    @property
+    @cached_property
+    def touched(self) -> U64:
+        """The physical addresses at which what any device reaches begins or has ended."""
+        found = [np.empty(0, np.uint64)]
+        for row, name in enumerate(self.rows):
+            for way in range(len(DIRECTIONS)):
+                if not _is_belief(name):
+                    low, high = self.reach(row, way, perhaps=True)
+                    found += [low, high[high < np.uint64(TOP)] + np.uint64(1)]
+        return np.unique(np.concatenate(found))
+
+    @cached_property
     def last(self) -> U64:
         return np.append(self.start[1:] - np.uint64(1), np.uint64(TOP))
 
@@ -318,8 +330,15 @@ def _cut_of(moment: Moment) -> _Cut:
     )
 
 
+_BELIEVED = "\N{NULL}believed"
+
+
 def _belief_of(device: str) -> str:
-    return f"{device}\N{NULL}believed"
+    return f"{device}{_BELIEVED}"
+
+
+def _is_belief(row: str) -> bool:
+    return row.endswith(_BELIEVED)
 
 
 def _believed_entry(moment: Moment, device: str) -> tuple[Entry, Domain | None] | None:
@@ -448,15 +467,7 @@ def _axis(
 def _memory_axis(memory: Sequence[Region], cuts: Iterable[_Cut]) -> Axis:
     """Physical addresses, cut where a region ends and where anything was ever reached."""
     kept = [a for r in memory for a in (r.first, r.last + 1) if a <= TOP]
-    found = [np.array(kept, np.uint64)]
-    for cut in cuts:
-        for row, name in enumerate(cut.rows):
-            if "\N{NULL}" in name:
-                continue
-            for way in range(len(DIRECTIONS)):
-                low, high = cut.reach(row, way, perhaps=True)
-                found += [low, high[high < np.uint64(TOP)] + np.uint64(1)]
-    touched = np.concatenate(found)
+    touched = np.concatenate([np.array(kept, np.uint64), *(cut.touched for cut in cuts)])
     owned = [
         touched[(touched >= np.uint64(r.first)) & (touched <= np.uint64(r.last))] for r in memory
     ]
@@ -790,7 +801,7 @@ def _reaches(moment: Moment, cut: _Cut, row: int, shares: Sequence[Share]) -> st
     elif cut.passes(row).any() and not perhaps:
         said = "reaches addresses that are nobody's memory"
     else:
-        said = "reaches nothing"
+        said = NOTHING
     if perhaps:
         what = _listed([f"{amount(n)} of {owner}" for owner, n in perhaps.items()])
         said += f", but until the IOTLB is flushed perhaps {what}"
@@ -822,7 +833,7 @@ def _others(rows: Sequence[Row], chosen: Row) -> str:
     if len({row.reaches for row in rest}) == 1:
         who = rest[0].device if len(rest) == 1 else f"Each of the other {len(rest)} devices"
         return f"{who} {rest[0].reaches}."
-    some = sum(row.reaches != "reaches nothing" for row in rest)
+    some = sum(row.reaches != NOTHING for row in rest)
     return f"Of the other {len(rest)} devices, {some} reach memory."
 
 
