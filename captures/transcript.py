@@ -13,7 +13,8 @@ from collections import Counter
 
 HOST_BRIDGE = "00:00.0"
 _MARK = re.compile(r"pci_cfg_write \S+ (?P<device>\S+) @0x3c <- 0x(?P<mark>[0-9a-f]+)")
-_ADDRESS = re.compile(r"\baddr 0x(?P<address>[0-9a-f]+)(?: |$)")
+# "addr 0x1004 write 1" of VT-d, "address =0x1004" of virtio-iommu
+_ADDRESS = re.compile(r"\b(?P<word>addr |address =)0x(?P<address>[0-9a-f]+)(?: |$)")
 _KEPT = re.compile(
     r"Command line:|attachlab|tach_device_(?:to|from)_domain:|io_page_fault:"
     r"|WARNING:|kernel BUG|BUG:|Oops|Modules linked in:|Kernel panic"
@@ -34,7 +35,7 @@ def _page(line: str) -> str:
     """A fault at a page: its offset differs from access to access of one DMA."""
     if "inv" in line.split(" ")[0]:
         return line
-    return _ADDRESS.sub(lambda m: f"addr 0x{int(m['address'], 16) & ~0xFFF:x}(page) ", line)
+    return _ADDRESS.sub(lambda m: f"{m['word']}0x{int(m['address'], 16) & ~0xFFF:x}(page) ", line)
 
 
 def fold(trace: str, *, mark_of_step: bool) -> str:
