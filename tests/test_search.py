@@ -1,0 +1,176 @@
+"""Does the search find what is known, and leave out nothing that a plain search would find?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from iommu_lab import search
+from iommu_lab.errors import KernelCrash, UnknownName
+from iommu_lab.hardware import Frozen
+from iommu_lab.lab import Lab, perform
+from iommu_lab.search import KEPT, LOOKS, Walk, alphabet, drivers_and_arches, opening, shortest
+from iommu_lab.state import State, World
+
+
+def values(state: State, users: bool) -> tuple[object, ...]:
+    """A state by what the search keeps of it."""
+    domains = {
+        name: replace(d, users=tuple(sorted(d.users)) if users else ())
+        for name, d in state.domains.items()
+    }
+    return (Frozen(domains), *(state.part(name) for name in KEPT if name != "domains"))
+
+
+def plain_search(lab: Lab, depth: int, users: bool) -> tuple[set[object], int]:
+    """Every state and the number of crashes, each verb run anew each time it is tried."""
+    steps, crashes = alphabet(lab), 0
+    seen, frontier = {(lab.kernel, values(lab.state, users))}, [(lab.kernel, lab.state)]
+    for _ in range(depth):
+        following = []
+        for kernel, state in frontier:
+            for step in steps:
+                world = World(kernel, state)
+                if not search._there(world, step):
+                    continue
+                try:
+                    perform(step)(world)
+                except KernelCrash:
+                    crashes += 1
+                    continue
+                except OSError:
+                    pass
+                world.now_ms = 0.0
+                after = (world.kernel, world.freeze())
+                key = (after[0], values(after[1], users))
+                if key not in seen:
+                    seen.add(key)
+                    following.append(after)
+        frontier = following
+    return seen, crashes
+
+
+@pytest.mark.parametrize("release", ["5.15", "6.0", "patch-v2", "6.4", "7.2"])
+def test_remembering_what_verbs_do_changes_no_state_and_no_crash(release):
+    for name, arch in drivers_and_arches(release):
+        lab = opening(release, name, arch)
+        walk = Walk(lab, 2, alike=())
+        crashes = sum(visit.effect.crash is not None for visit in walk)
+        met = {
+            (walk.states.kernel(p.node), values(walk.state(p), walk.states.users_matter))
+            for p in walk._came
+        }
+        assert (met, crashes) == plain_search(lab, 2, walk.states.users_matter), (name, arch)
+
+
+def lengths(lab: Lab, depth: int, alike: tuple[search.Alike, ...] | None) -> dict[str, int]:
+    """How long the shortest way to each kind of finding is."""
+    walk = Walk(lab, depth, alike=alike)
+    looks = {kind: walk.remembered(search._first_of(look)) for kind, look in LOOKS.items()}
+    found: dict[str, int] = {}
+    for visit in walk:
+        if visit.after is None:
+            found.setdefault("crash", len(walk.path(visit.before)) + 1)
+            continue
+        for kind, look in looks.items():
+            if kind not in found and look(visit.after.node) is not None:
+                found[kind] = len(walk.path(visit.after))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("release", "name"),
+    [("6.0", "mtk"), ("6.0", "msm"), ("6.0", "s390"), ("patch-v2", "qcom"), ("7.2", "omap")],
+)
+def test_taking_alike_names_in_order_loses_no_finding(release, name):
+    lab = opening(release, name)
+    assert lengths(lab, 3, None) == lengths(lab, 3, ())
+
+
+KNOWN = [
+    ("patch-v2", "exynos", "arm64", "leak", ["claim_dma_owner(0, 'user')"]),
+    ("patch-v2", "s390", "s390x", "crash", ["claim_dma_owner(0, 'user')"]),
+    (
+        "6.0",
+        "qcom",
+        "arm64",
+        "disagreement",
+        ["attach_device('dom1', 'dev0')", "detach_device('dom1', 'dev0')"],
+    ),
+    ("6.0", "fsl_pamu", "ppc64", "leak", ["claim_dma_owner(0, 'user')"]),
+    ("6.0", "tegra-gart", "arm32", "leak", ["claim_dma_owner(0, 'user')"]),
+    (
+        "6.4",
+        "intel",
+        "x86_64",
+        "disagreement",
+        ["attach_group('dom1', 0)", "late_join('dev3', 0)"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("release", "name", "arch", "kind", "steps"), KNOWN)
+def test_the_shortest_way_to_what_is_known(release, name, arch, kind, steps):
+    finding = shortest(release, name, arch, depth=3, kinds=[kind])[kind]
+    assert finding is not None
+    assert [str(step) for step in finding.steps] == steps
+
+
+def test_sun50i_called_identity_keeps_the_old_table():
+    finding = shortest("6.7", "sun50i", depth=1, kinds=["disagreement"])["disagreement"]
+    assert [str(step) for step in finding.steps] == ["set_group_type(0, 'identity')"]
+    assert "identity" in finding.says
+    assert "default0" in finding.says
+
+
+def test_mtk_gives_its_user_what_a_kernel_driver_mapped():
+    finding = search.shortest_leak("6.0", "mtk", depth=4)
+    assert finding is not None
+    assert "driver buffer" in finding.says
+    assert {"dma_map", "claim_dma_owner"} <= {step.verb for step in finding.steps}
+
+
+@pytest.mark.parametrize("name", ["amd", "intel", "arm-smmu-v3", "exynos", "s390"])
+def test_a_group_that_an_empty_table_stops_does_not_leak(name):
+    assert search.shortest_leak("6.0", name, depth=4) is None
+
+
+def test_a_finding_happens_when_its_steps_are_done_in_a_lab():
+    result = shortest("patch-v2", "rockchip", depth=2)
+    lab = opening("patch-v2", "rockchip").replay(result["leak"].steps)
+    asked = lab.check({"device": ["dev0"], "iova": [0x0], "size": [64], "write": [True]})
+    assert lab.state.groups[0].owner == "user"
+    assert asked.owner.tolist() == ["kernel"]
+
+
+def test_every_verb_of_the_face_is_tried_where_the_release_has_it():
+    always = {"attach_device", "attach_group", "detach_device", "detach_group", "map", "unmap"}
+    always |= {"bind", "unbind", "probe", "remove", "late_join", "dma_map", "dma_unmap"}
+    always |= {"advance", "set_bus_master", "set_group_type", "power_cycle", "free_domain"}
+    owned = {"claim_dma_owner", "release_dma_owner", "use_default_domain", "unuse_default_domain"}
+    verbs = {r: {s.verb for s in alphabet(opening(r, "intel"))} for r in ("5.15", "6.0", "7.2")}
+    assert verbs["5.15"] == always
+    assert verbs["6.0"] == always | owned
+    assert verbs["7.2"] == always | owned | {
+        "claim_device",
+        "release_device_owner",
+        "replace_domain",
+    }
+
+
+def test_a_search_says_the_same_each_time():
+    once, again = (shortest("6.7", "mtk", depth=3) for _ in range(2))
+    assert (once.findings, once.states, once.verbs) == (again.findings, again.states, again.verbs)
+
+
+def test_a_budget_that_is_spent_says_how_far_the_search_came():
+    told = []
+    result = shortest("6.0", "amd", depth=6, seconds=0.2, progress=lambda *at: told.append(at))
+    assert 0 < result.depth < 6
+    assert told[0][0] == 1
+
+
+def test_an_unknown_kind_of_finding_is_refused_by_name():
+    with pytest.raises(UnknownName, match="unknown finding 'leek': nearest is leak"):
+        shortest("6.0", "amd", kinds=["leek"])
