@@ -1,0 +1,102 @@
+"""Does the audit find by running the model what the thread argued about?"""
+
+from __future__ import annotations
+
+import pytest
+
+from iommu_lab import audit, behaviours
+from iommu_lab.hardware import BYPASS
+
+
+@pytest.fixture(scope="module")
+def table():
+    return audit.table("6.0").set_index("driver")
+
+
+def test_four_of_seventeen_functions_leave_the_device_blocked():
+    counts = audit.counts("6.0")
+    assert counts["drivers with detach_dev"] == 17
+    assert counts["blocked"] == 4
+    ends = ("blocked", "identity", "platform", "window", "still translating", "unknown")
+    assert sum(counts[end] for end in ends) == 17
+
+
+def test_offering_a_default_domain_is_not_setting_one(table):
+    broken = table[table.offers & table.not_set_on.str.contains("arm32") & table.function.ne("")]
+    assert {"exynos", "rockchip", "qcom_iommu", "ipmmu-vmsa", "mtk", "sun50i"} == set(broken.index)
+    assert broken.reachable.all()
+    assert (broken.verdict != broken.as_worded).all()
+
+
+def test_a_driver_may_have_a_default_that_it_never_offered(table):
+    assert not table.offers["mtk_v1"]
+    assert table.set_on["mtk_v1"] == "arm32"
+
+
+def test_where_a_default_is_always_set_the_function_is_never_called(table):
+    settled = table[table.not_set_on.eq("") & table.function.ne("")]
+    assert {"amd", "intel", "apple-dart", "sprd"} <= set(settled.index)
+    assert not settled.reachable.any()
+
+
+def test_the_advice_follows_from_where_the_function_leaves_the_device(table):
+    assert table.verdict["amd"] == "real blocking domain"
+    assert table.as_worded["exynos"] == "identity domain"
+    assert table.verdict["s390"] == "rename to set_platform_dma"
+    assert table.verdict["sprd"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("name", "now", "patched"),
+    [
+        ("exynos", "blocked", "identity"),
+        ("rockchip", "blocked", "identity"),
+        ("s390", "blocked", "crash"),
+        ("fsl_pamu", "identity", "crash"),
+        ("amd", "blocked", "blocked"),
+    ],
+)
+def test_what_a_claim_gave_and_what_it_would_have_given(name, now, patched):
+    assert audit.after_claim("6.0", name) == now
+    assert audit.after_claim("patch-v2", name) == patched
+
+
+@pytest.mark.parametrize(("name", "release"), [("amd", "6.0"), ("s390", "6.0"), ("intel", "7.2")])
+def test_the_blocking_contract_holds_where_the_hardware_blocks(name, release):
+    contract = audit.verify_blocking(name, release, depth=3, dmas=200_000)
+    assert contract
+    assert "every order of up to 3 verbs" in str(contract)
+
+
+def test_a_blocking_domain_that_bypasses_is_found_in_one_step(monkeypatch):
+    assert audit.verify_blocking("amd", "6.0", depth=2, dmas=10_000)
+    monkeypatch.setitem(behaviours.ATTACH, "leaves-first", lambda w, _, d: w.program(d, BYPASS))
+    contract = audit.verify_blocking("amd", "6.0", depth=2, dmas=10_000)
+    assert not contract
+    assert contract.counterexample.kind == "leak"
+    assert [step.verb for step in contract.counterexample.steps] == ["claim_dma_owner"]
+
+
+def test_a_detach_that_bypasses_breaks_the_transition_rule(monkeypatch):
+    assert audit.verify_transition("amd", "6.0", depth=2)
+    monkeypatch.setitem(behaviours.LEAVE, "block", lambda w, d: w.program(d, BYPASS))
+    contract = audit.verify_transition("amd", "6.0", depth=2)
+    assert not contract
+    assert "bypass" in contract.counterexample.says
+
+
+def test_exynos_passes_through_bypass_at_every_switch():
+    contract = audit.verify_transition("exynos", "7.2", depth=1)
+    assert not contract
+    assert len(contract.counterexample.steps) == 1
+
+
+def test_nobody_knows_what_sprd_does_when_it_is_switched_off():
+    contract = audit.verify_blocking("sprd", "patch-v2", depth=2, dmas=1_000)
+    assert not contract
+    assert contract.counterexample.kind == "undecided"
+
+
+def test_the_contract_says_the_same_each_time():
+    once, again = (audit.verify_blocking("mtk", "6.0", depth=4, dmas=20_000) for _ in range(2))
+    assert once == again
