@@ -11,8 +11,9 @@ that is an inference, and the table says so.
 
 from __future__ import annotations
 
+import argparse
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -27,6 +28,7 @@ from .errors import KernelCrash, NotInRelease
 from .hardware import Entry, Frozen, Hardware, Kind
 from .lab import GivesDriver, Lab, to_driver
 from .reach import reach
+from .releases import release as find_release
 from .releases import releases
 from .search import IOVA, OWNER, PAGE, USER_PAGES, Finding, Place, Walk, opening
 from .state import World
@@ -479,9 +481,37 @@ def explain(release: str, driver: str) -> str:
         f"  function   {found.detach or found.set_platform or 'none'}",
         f"  evidence   {row['evidence']}",
         f"  after it   {after}" + (" (inference)" if found.inference else ""),
-        f"  a claim    {after_claim(release, found.name)}; under the patch {patched_claim(found.name) or '-'}",
+        f"  a claim    {after_claim(release, found.name)}; "
+        f"under the patch {patched_claim(found.name) or '-'}",
         f"  guessed    {past.get('guess_2022_05') or '-'} (May 2022)",
-        f"  merged     {past.get('merged_6_3') or '-'} (6.3), {past.get('named_2023_to_2024') or '-'} (6.7 and later)",
+        f"  merged     {past.get('merged_6_3') or '-'} (6.3), "
+        f"{past.get('named_2023_to_2024') or '-'} (6.7 and later)",
         f"  source     {row['url']} ({row['confidence']} confidence)",
     ]
     return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> int:
+    """``iommu-lab audit``: print the audit of a release, the card of a driver, or a matrix."""
+    parser = argparse.ArgumentParser(
+        prog="iommu-lab audit",
+        description="Put every driver of a release through the three steps that the mail asks for.",
+    )
+    parser.add_argument("--release", default="6.0", help="a kernel release (6.0)")
+    parser.add_argument("--driver", help="the card of one driver, with its sources")
+    parser.add_argument(
+        "--matrix",
+        choices=("leaving", "detach", "claim"),
+        help="driver by release: where a device is after this",
+    )
+    asked = parser.parse_args(argv)
+    if asked.driver:
+        print(explain(asked.release, asked.driver))
+    elif asked.matrix:
+        print(matrix(asked.matrix).to_string())
+    else:
+        find_release(asked.release)
+        columns = ["function", "set_on", "not_set_on", "reachable", "after", "verdict", "claim"]
+        rows = table(asked.release).set_index("driver")
+        print(rows[columns].replace("", "-").rename_axis(None).to_string())
+    return 0

@@ -33,6 +33,10 @@ COMMANDS = (
     Command("lab", "lessons:open_lab", "open JupyterLab on the first lesson"),
     Command("doctor", "doctor:examine_here", "look at every part and say what is missing"),
     Command("reset", "lessons:reset", "bring back the original of a lesson: reset 03"),
+    Command(
+        "audit", "audit:main", "what each driver's detach does, and what the mail would advise"
+    ),
+    Command("search", "search:main", "the shortest sequence of verbs that leaks, crashes, …"),
 )
 
 

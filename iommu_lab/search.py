@@ -29,8 +29,10 @@ kernel.
 
 from __future__ import annotations
 
+import argparse
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -945,3 +947,34 @@ def _survey_row(job: tuple[str, str, str, int, float]) -> dict[str, Any]:
         row[f"{kind}_steps"] = "" if finding is None else "; ".join(map(str, finding.steps))
         row[f"{kind}_says"] = "" if finding is None else finding.says
     return {**row, "depth": result.depth, "states": result.states, "verbs": result.verbs}
+
+
+def main(argv: Sequence[str]) -> int:
+    """``iommu-lab search``: the shortest way to each kind of trouble, for one driver."""
+    parser = argparse.ArgumentParser(
+        prog="iommu-lab search",
+        description="Try every sequence of verbs up to a length, and print the shortest bad ends.",
+    )
+    parser.add_argument("--release", default="6.0", help="a kernel release (6.0)")
+    parser.add_argument("--driver", required=True, help="an IOMMU driver of that release")
+    parser.add_argument("--arch", help="an architecture it is built for, for example arm32")
+    parser.add_argument("--depth", type=int, default=4, help="how many verbs at most (4)")
+    parser.add_argument("--seconds", type=float, default=600.0, help="stop after this (600)")
+    asked = parser.parse_args(argv)
+
+    def progress(depth: int, states: int, left: int) -> None:
+        print(f"\rdepth {depth}: {states:,} states, {left:,} to look at ", end="", file=sys.stderr)
+
+    show = progress if sys.stderr.isatty() else None
+    result = shortest(
+        asked.release,
+        asked.driver,
+        asked.arch,
+        depth=asked.depth,
+        seconds=asked.seconds,
+        progress=show,
+    )
+    if show is not None:
+        print(file=sys.stderr)
+    print(result)
+    return 0
