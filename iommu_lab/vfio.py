@@ -336,7 +336,7 @@ class Vfio:
         if not prot & (READ | WRITE):
             raise refuse("EINVAL", "a mapping needs the right to read or to write")
         smallest = iommu.pgsizes & -iommu.pgsizes
-        if not size or (wraps := iova + size - 1 > TOP) and self.rule("vfio.wrap") == "EOVERFLOW":
+        if not size or ((wraps := iova + size - 1 > TOP) and self.rule("vfio.wrap") == "EOVERFLOW"):
             raise refuse("EINVAL" if not size else "EOVERFLOW", f"{iova:#x} + {size:#x} wraps")
         if (size | iova | offset) & (smallest - 1) or wraps:
             raise refuse("EINVAL", f"iova {iova:#x} and size {size:#x} must be whole pages")
@@ -428,13 +428,9 @@ class Vfio:
             length = PAGE if first.fine_grained else run.end - at
             at += self._unmap_one(first.name, at, length, USER_PAGES) or PAGE
 
-    def _map(
-        self, name: str, iova: int, paddr: int, size: int, prot: int, text: str = ""
-    ) -> None:
+    def _map(self, name: str, iova: int, paddr: int, size: int, prot: int, text: str = "") -> None:
         iommu_map(self.world, self.world.domains[name], iova, paddr, size, prot)
-        self.world.event(
-            "trace", "map", domain=name, iova=iova, size=size, paddr=paddr, text=text
-        )
+        self.world.event("trace", "map", domain=name, iova=iova, size=size, paddr=paddr, text=text)
 
     def _unmap_one(self, name: str, iova: int, size: int, text: str = "") -> int:
         done, _ = iommu_unmap(self.world, self.world.domains[name], iova, size)
