@@ -1,83 +1,152 @@
-"""From a click in the explorer to the changed picture, in JupyterLab in Chromium.
+"""The explorer's redraw: how long from a click until the changed picture stands in the page?
 
-python -m benchmarks.redraw     starts a JupyterLab, opens the first lesson, clicks and prints
+python -m benchmarks.redraw            the default scenario, alone, beside a release, on a PC
+python -m benchmarks.redraw --clicks 60
 
-The clock is the page's own: it starts just before the click and stops at the first frame after the
-picture's markup has changed. The kernel's share is measured apart, without a browser, in the same
-run. Clicks alternate between attach, back and forth, so that every one changes the picture.
+The clock is the browser's own: it starts when the button's click event is dispatched and stops when
+the picture has its last new content; "painted" is the frame after that. While it runs, every
+frame is looked at: a frame without a picture is a flicker, a control that moved is a jump. Numbers
+belong to one machine and one moment; compare them with those of the same run only.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import shutil
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import sync_playwright
+import nbformat
+from playwright.sync_api import Page, sync_playwright
 
-from iommu_lab import doctor
-from iommu_lab.explore import Explorer
-from iommu_lab.labserver import jupyterlab
+from iommu_lab.doctor import chromium
+from iommu_lab.labserver import Server, jupyterlab
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "browser"))
+CODE = "from iommu_lab.explore import Explorer\n\nExplorer()"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
-CLICKS = 30
-CLICK = """async name => {
-    const outputs = [...document.querySelectorAll('.jp-OutputArea-output')];
-    const output = outputs.find(o => o.querySelector('select') && o.querySelector('svg'));
-    const button = [...output.querySelectorAll('button')].find(b => b.textContent === name);
-    const picture = () => output.querySelector('svg[role=img]').outerHTML;
-    const before = picture();
-    const start = performance.now();
-    button.click();
-    while (picture() === before) {
-        if (performance.now() - start > 3000) return null;
-        await new Promise(requestAnimationFrame);
-    }
-    return performance.now() - start;
+# Presses a button and resolves to what was seen until the frame after the picture changed.
+PRESS = """async name => {
+  const panel = document.querySelector(".jp-OutputArea-output .widget-vbox");
+  const button = [...panel.querySelectorAll("button")].find(b => b.textContent === name);
+  const picture = () => panel.querySelector("svg[role=img]");
+  const before = picture().outerHTML;
+  const controls = [...panel.querySelectorAll("button, select, input")];
+  const places = () => controls.map(e => {
+    const box = e.getBoundingClientRect();
+    return `${box.x} ${box.y}`;
+  }).join();
+  const stood = places();
+  let frames = 0, blank = 0, watching = true;
+  const look = () => {
+    frames += 1;
+    blank += picture() ? 0 : 1;
+    if (watching) requestAnimationFrame(look);
+  };
+  requestAnimationFrame(look);
+  let shown = before, changed = NaN, painted = NaN;
+  const watcher = new MutationObserver(() => {
+    const now = picture()?.outerHTML;
+    if (!now || now === shown) return;
+    shown = now;
+    changed = performance.now();
+    requestAnimationFrame(() => requestAnimationFrame(() => { painted = performance.now(); }));
+  });
+  watcher.observe(panel, { subtree: true, childList: true });
+  const start = performance.now();
+  button.click();
+  await new Promise(resolve => setTimeout(resolve, 400));
+  watcher.disconnect();
+  watching = false;
+  const jumped = places() !== stood;
+  return { changed: changed - start, painted: painted - start, frames, blank, jumped };
 }"""
 
+# (name, what is chosen first, buttons that change the picture when pressed in turn)
+CASES = (
+    ("default scenario", {}, ("attach", "map", "detach", "dma_map", "start over")),
+    ("beside patch-v2", {"beside": "patch-v2"}, ("attach", "map", "detach", "start over")),
+    ("a PC's eight devices", {"on": "a PC's eight devices"}, ("claim", "release", "start over")),
+    ("back and forward", {}, ("back", "forward")),
+)
 
-def clicks() -> list[float]:
-    """Milliseconds from a click to the changed picture, one for each click."""
-    from rig import open_and_run
 
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(ROOT / "notebooks", Path(folder) / "notebooks")
+def opened(page: Page, server: Server) -> None:
+    """The notebook, run once to its end."""
+    body = {
+        "path": "e.ipynb",
+        "type": "notebook",
+        "name": "e.ipynb",
+        "kernel": {"name": "python3"},
+    }
+    kernel = server.ask("api/sessions", body)["kernel"]["id"]
+    page.goto(f"{server.url}lab/tree/e.ipynb?token={server.token}&reset")
+    page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for(timeout=60_000)
+    until = time.monotonic() + 60
+    while True:
+        state = server.ask(f"api/kernels/{kernel}")
+        if state["connections"] >= 1 and state["execution_state"] == "idle":
+            break
+        if time.monotonic() > until:
+            raise RuntimeError(f"no kernel: {state}")
+        time.sleep(0.1)
+    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.locator("svg[role=img]").wait_for(timeout=60_000)
+
+
+def measure(page: Page, chosen: dict[str, str], buttons: tuple[str, ...], clicks: int) -> Any:
+    """What each of the clicks saw."""
+    page.get_by_role("button", name="start over", exact=True).click()
+    page.get_by_label("on", exact=True).select_option(chosen.get("on", "one device"))
+    page.get_by_label("beside").select_option(chosen.get("beside", "no other"))
+    if buttons == ("back", "forward"):
+        page.get_by_role("button", name="attach", exact=True).click()
+    page.wait_for_timeout(800)
+    seen = [page.evaluate(PRESS, buttons[n % len(buttons)]) for n in range(clicks)]
+    return [s for s in seen if s["changed"] == s["changed"]]
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.redraw", description=__doc__)
+    parser.add_argument("--clicks", type=int, default=40, help="for each case")
+    clicks = parser.parse_args(argv).clicks
+    path = chromium()
+    if path is None:
+        print("Chromium is absent: apt install chromium, or set CHROMIUM to its path")
+        return 1
+    root = Path(tempfile.mkdtemp(prefix="redraw"))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CODE)])
+    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "name": "python3"}}
+    (root / "e.ipynb").write_text(json.dumps(notebook))
+    print(
+        f"{'case':<22}{'clicks':>7}{'median':>9}{'p90':>7}{'min':>7}{'painted':>9}{'blank':>7}{'jumps':>7}"
+    )
+    try:
         with (
-            jupyterlab(Path(folder), "--LabApp.expose_app_in_browser=True") as server,
+            jupyterlab(root, "--LabApp.expose_app_in_browser=True") as server,
             sync_playwright() as playwright,
         ):
-            browser = playwright.chromium.launch(
-                executable_path=doctor.chromium(), args=["--no-sandbox", "--disable-gpu"]
-            )
+            browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
             page = browser.new_page(viewport={"width": 1280, "height": 800})
-            panel = open_and_run(page, server, "00_start.ipynb")
-            panel.get_by_role("img", name="Linux 6.1").first.wait_for(timeout=60_000)
-            took = [page.evaluate(CLICK, "attach")]
-            names = ["back" if number % 2 == 0 else "forward" for number in range(CLICKS)]
-            took += [page.evaluate(CLICK, name) for name in names]
+            opened(page, server)
+            for name, chosen, buttons in CASES:
+                seen = measure(page, chosen, buttons, clicks)
+                took = sorted(s["changed"] for s in seen)
+                painted = statistics.median(s["painted"] for s in seen)
+                times = (statistics.median(took), took[int(len(took) * 0.9)], took[0], painted)
+                counts = (sum(s["blank"] > 0 for s in seen), sum(s["jumped"] for s in seen))
+                words = [f"{len(seen)}", *(f"{t:.0f} ms" for t in times), *map(str, counts)]
+                print(f"{name:<22}{''.join(f'{word:>9}' for word in words)}", flush=True)
             browser.close()
-    return [ms for ms in took[1:] if ms is not None]
-
-
-def kernel_side() -> list[float]:
-    """Milliseconds that the same redraws take in Python alone."""
-    explorer = Explorer()
-    explorer.buttons["attach"].click()
-    took = []
-    for number in range(CLICKS):
-        start = time.perf_counter()
-        explorer.buttons["back" if number % 2 == 0 else "forward"].click()
-        took.append(1000 * (time.perf_counter() - start))
-    return took
+    finally:
+        shutil.rmtree(root)
+    return 0
 
 
 if __name__ == "__main__":
-    for name, took in (("in the page", clicks()), ("in Python alone", kernel_side())):
-        low, median, high = min(took), statistics.median(took), max(took)
-        print(f"{name:<16} {len(took)} clicks: median {median:.0f} ms, {low:.0f} to {high:.0f} ms")
+    sys.exit(main(sys.argv[1:]))

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from iommu_lab.hardware import Entry, Frozen, Hardware, Kind
 from iommu_lab.machine import X86_INTERRUPTS
-from iommu_lab.tables import PageTable
+from iommu_lab.tables import READ, WRITE, PageTable
+from iommu_lab.trace import Do, Events
 
 PAGE = np.uint64(12)
 SIZES = np.array([4, 64, 64, 128, 256, 512, 1500, 1500, 4096, 4096], np.uint32)
@@ -128,3 +129,35 @@ def trace(n: int, made: Mappings, devices: int, pattern: str = "random", seed: i
         order = np.lexsort((iova, device))
         device, iova, size, write = device[order], iova[order], size[order], write[order]
     return Trace(device, iova, size, write)
+
+
+def events(n: int, domains: int = 16, flush_every: int = 256, seed: int = 0) -> Events:
+    """What a driver with streaming DMA does: map a buffer of 1 to 16 pages, use it, unmap it.
+
+    Eight events a buffer, six of them DMA. One buffer in fifty is used once more after its unmap,
+    and a flush comes every ``flush_every`` buffers. Device d is attached to domain d.
+    """
+    rng = np.random.default_rng(seed)
+    buffer, step = np.divmod(np.arange(n // 8 * 8), 8)
+    buffers = n // 8
+    domain = rng.integers(0, domains, buffers)[buffer]
+    length = rng.integers(1, 17, buffers).astype(np.uint64)[buffer] << PAGE
+    base = ((1 << 20) - (buffer % 4096 + 1) * 16).astype(np.uint64) << PAGE
+    frame = rng.integers(1 << 20, 1 << 30, buffers).astype(np.uint64)[buffer] << PAGE
+
+    kind = np.choose(step, [Do.MAP, *[Do.DMA] * 6, Do.UNMAP]).astype(np.uint8)
+    late = np.flatnonzero((step == 6) & (rng.random(len(step)) < 0.02))
+    kind[late], kind[late + 1] = Do.UNMAP, Do.DMA
+    kind[(step == 1) & (buffer % flush_every == 0)] = Do.FLUSH
+    dma, to_map, flush = kind == Do.DMA, kind == Do.MAP, kind == Do.FLUSH
+    offset = (rng.random(len(step)) * (length - np.uint64(64))).astype(np.uint64)
+    size = np.where(dma, rng.choice([64, 256, 1500, 4096], len(step)).astype(np.uint64), length)
+    rights = np.where(dma, rng.integers(0, 2, len(step)), np.where(to_map, READ | WRITE, 0))
+    return Events(
+        kind,
+        domain.astype(np.uint32),
+        np.where(flush, 0, np.where(dma, base + offset, base)).astype(np.uint64),
+        np.where(flush, 0, size).astype(np.uint64),
+        np.where(to_map, frame, 0).astype(np.uint64),
+        rights.astype(np.uint8),
+    )

@@ -26,6 +26,7 @@ from .partition import U8, U64
 from .tables import READ, WRITE
 from .verdict import Verdict
 
+numba: Any
 try:
     import numba
 except ImportError:
@@ -35,7 +36,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _compiled(function: F) -> F:
-    """Compiled where numba is installed; else the same walk in Python, some hundred times slower."""
+    """Compiled where numba is installed; else the same in Python, some hundred times slower."""
     if numba is None:
         return function
     return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
@@ -142,6 +143,7 @@ class Replay:
         self._fixed = np.array([*window, 1 << width, detached], np.uint64)
         self._inner = np.zeros((domains + 64) * 512, np.int32)
         self._leaf = np.zeros((64 * 512, LEAF), np.uint64)
+        self._gone = np.zeros((64 * 512, GONE), np.uint64)
         self._older = np.zeros((64, OLDER), np.uint64)
         # In use: blocks of _inner and of _leaf (the first one stands for "none"), rows of _older.
         self._used = np.array([domains, 1, 1], np.int64)
@@ -180,7 +182,7 @@ class Replay:
         while at < n:
             at, stopped = _play(
                 *events, at, self.rows, self._fixed, self._attached, self._lazy, self._epoch,
-                self._inner, self._leaf, self._older, self._used, code, addr, seen,
+                self._inner, self._leaf, self._gone, self._older, self._used, code, addr, seen,
             )  # fmt: skip
             if stopped == TAKEN:
                 self.rows += at
@@ -198,6 +200,7 @@ class Replay:
         blocks = pages // 512 + 8
         self._inner = _longer(self._inner, 512 * blocks)
         self._leaf = _longer(self._leaf, 512 * blocks)
+        self._gone = _longer(self._gone, 512 * blocks)
         self._older = _longer(self._older, pages)
 
 
@@ -260,19 +263,20 @@ def _longer(array: Any, more: int) -> Any:
     return longer
 
 
-# A page's entry is its physical address with the rights in the low bits, 0 for none. A leaf keeps
-# the entry in force and what the IOTLB may hold besides: the entry of the newest unmap, the flush
-# epoch of that (low half) with the row of _older where the one before it is (high half), and the
-# row of the unmap. _older has entry, row of the one before, row of the unmap.
-NOW, OLD, EPOCH, SINCE = range(4)
-LEAF, OLDER = 4, 3
+# A page's entry is its physical address with the rights in the low bits, 0 for none. _leaf has for
+# each page the entry in force, and the flush epoch in which its last one was unmapped (low half).
+# What that one was, and when, is in the same row of _gone; the high half of the epoch is the row
+# of _older with the one before it: entry, row of the next in _older, row of the unmap.
+NOW, EPOCH = range(2)
+OLD, SINCE = range(2)
+LEAF, GONE, OLDER = 2, 2, 3
 RIGHTS = U(READ | WRITE)
 HALF = U(32)
 LOW_HALF = U(2**32 - 1)
 DONE, FULL, TAKEN = range(3)
-NONE = U(0)
+NONE = SETTLED = U(0)
 
-DMA, MAP, UNMAP, FLUSH, ATTACH = (np.uint8(do) for do in list(Do)[:5])
+DMA, MAP, UNMAP, FLUSH, ATTACH, DETACH = map(np.uint8, Do)
 (
     TRANSLATED,
     PASSED_BY,
@@ -302,171 +306,158 @@ DMA, MAP, UNMAP, FLUSH, ATTACH = (np.uint8(do) for do in list(Do)[:5])
 
 
 @_compiled
-def _leaf_of(domain: Any, page: Any, inner: Any) -> Any:
-    """The row of a page's leaf; in the first block, which is always empty, where there is none."""
-    block = U(inner[domain * U(512) + (page >> U(27))])
+def _block(table: Any, page: Any, inner: Any) -> Any:
+    """The block of leaves that a page is in; 0, which is always empty, where there is none."""
+    block = U(inner[table * U(512) + (page >> U(27))])
     if block != NONE:
         block = U(inner[block * U(512) + ((page >> U(18)) & U(511))])
     if block != NONE:
         block = U(inner[block * U(512) + ((page >> U(9)) & U(511))])
-    return block * U(512) + (page & U(511))
+    return block
 
 
 @_compiled
-def _leaf_made(domain: Any, page: Any, inner: Any, used: Any) -> Any:
-    """The row of a page's leaf; what is missing of the table is made."""
-    slot = domain * U(512) + (page >> U(27))
-    for shift in (U(18), U(9)):
-        if inner[slot] == 0:
-            inner[slot] = used[0]
-            used[0] += 1
-        slot = U(inner[slot]) * U(512) + ((page >> shift) & U(511))
+def _block_made(table: Any, page: Any, inner: Any, used: Any) -> Any:
+    """The block of leaves that a page is in; what is missing of the table is made."""
+    slot = table * U(512) + (page >> U(27))
+    if inner[slot] == 0:
+        inner[slot] = used[0]
+        used[0] += 1
+    slot = U(inner[slot]) * U(512) + ((page >> U(18)) & U(511))
+    if inner[slot] == 0:
+        inner[slot] = used[0]
+        used[0] += 1
+    slot = U(inner[slot]) * U(512) + ((page >> U(9)) & U(511))
     if inner[slot] == 0:
         inner[slot] = used[1]
         used[1] += 1
-    return U(inner[slot]) * U(512) + (page & U(511))
-
-
-@_compiled
-def _map(domain: Any, first: Any, pages: Any, entry: Any, inner: Any, leaf: Any, used: Any) -> Any:
-    """Whether all the pages were free; if not, nothing is mapped."""
-    for n in range(pages):
-        row = _leaf_made(domain, first + U(n), inner, used)
-        if leaf[row, NOW] != NONE:
-            for back in range(n):
-                leaf[_leaf_of(domain, first + U(back), inner), NOW] = NONE
-            return False
-        leaf[row, NOW] = entry + U(n) * U(4096)
-    return True
-
-
-@_compiled
-def _unmap(
-    domain: Any, first: Any, pages: Any, lazy: Any, epoch: Any, at: Any,
-    inner: Any, leaf: Any, older: Any, used: Any,
-) -> Any:  # fmt: skip
-    """Whether there was room to remember everything; if not, call again with more."""
-    page, end = first, first + pages
-    while page < end:
-        row = _leaf_of(domain, page, inner)
-        if row < U(512):
-            page = ((page >> U(9)) + U(1)) << U(9)  # no block: on to the next
-            continue
-        entry = leaf[row, NOW]
-        if entry != NONE and lazy:
-            before = U(0)
-            if leaf[row, EPOCH] & LOW_HALF == epoch:
-                if used[2] == len(older):
-                    return False
-                before = U(used[2])
-                used[2] += 1
-                older[before, 0] = leaf[row, OLD]
-                older[before, 1] = leaf[row, EPOCH] >> HALF
-                older[before, 2] = leaf[row, SINCE]
-            leaf[row, OLD] = entry
-            leaf[row, EPOCH] = epoch | (before << HALF)
-            leaf[row, SINCE] = U(at)
-        leaf[row, NOW] = NONE
-        page += U(1)
-    return True
-
-
-@_compiled
-def _old(row: Any, epoch: Any, right: Any, unlike: Any, leaf: Any, older: Any) -> Any:
-    """The newest unflushed entry with this right that leads elsewhere than ``unlike``; or NONE.
-
-    With the row of its unmap.
-    """
-    if leaf[row, EPOCH] & LOW_HALF != epoch:
-        return NONE, NONE
-    entry, since, before = leaf[row, OLD], leaf[row, SINCE], leaf[row, EPOCH] >> HALF
-    while True:
-        if entry & right != NONE and entry & ~RIGHTS != unlike & ~RIGHTS:
-            return entry, since
-        if before == NONE:
-            return NONE, NONE
-        entry, since, before = older[before, 0], older[before, 2], older[before, 1]
+    return U(inner[slot])
 
 
 @_compiled
 def _play(
     kind: Any, who: Any, iova: Any, size: Any, arg: Any, rights: Any,
     at: Any, rows: Any, fixed: Any, attached: Any, lazy: Any, epoch: Any,
-    inner: Any, leaf: Any, older: Any, used: Any, code: Any, addr: Any, since: Any,
+    inner: Any, leaf: Any, gone: Any, older: Any, used: Any, code: Any, addr: Any, since: Any,
 ) -> Any:  # fmt: skip
-    """Play events from row ``at`` on; the row that stopped it, and why."""
+    """Play events from row ``at`` on; the row that stopped it, and why.
+
+    One long function on purpose: numba counts the references of every array that it hands to a
+    function with a loop or a second return, and that took two thirds of the time.
+    """
     msi_first, msi_last, limit, detached = fixed[0], fixed[1], fixed[2], fixed[3]
     for i in range(at, len(kind)):
         do, target, a = kind[i], U(who[i]), iova[i]
-        if do == DMA:
-            told, where, opened = _dma(
-                U(attached[target]), a, a + (size[i] - U(1)), U(rights[i]) != NONE,
-                msi_first, msi_last, limit, epoch, inner, leaf, older,
-            )  # fmt: skip
-            code[i], addr[i] = told, where
-            if len(since) and told == STALE:
-                since[i] = np.int64(opened)
+        if do == FLUSH:
+            epoch[target] = (epoch[target] + U(1)) & LOW_HALF
+        elif do == ATTACH:
+            attached[target] = arg[i]
+        elif do == DETACH:
+            attached[target] = detached
+
         elif do == MAP:
-            pages = size[i] >> U(12)
-            blocks = (pages >> U(9)) + U(8)
+            first, end = a >> U(12), (a + size[i]) >> U(12)
+            blocks = ((end - first) >> U(9)) + U(8)
             if U(used[0]) + blocks > U(len(inner)) >> U(9) or (
                 U(used[1]) + blocks > U(len(leaf)) >> U(9)
             ):
                 return i, FULL
-            entry = arg[i] | U(rights[i])
-            if not _map(target, a >> U(12), pages, entry, inner, leaf, used):
+            row, page = NONE, first
+            while page < end:
+                if row & U(511) == NONE:
+                    row = _block_made(target, page, inner, used) * U(512) + (page & U(511))
+                if leaf[row, NOW] != NONE:
+                    break
+                leaf[row, NOW] = (arg[i] | U(rights[i])) + ((page - first) << U(12))
+                row, page = row + U(1), page + U(1)
+            if page < end:
+                while page > first:
+                    page -= U(1)
+                    row = _block(target, page, inner) * U(512) + (page & U(511))
+                    leaf[row, NOW] = NONE
                 return i, TAKEN
+
         elif do == UNMAP:
-            if not _unmap(
-                target, a >> U(12), size[i] >> U(12), lazy[target], epoch[target], rows + i,
-                inner, leaf, older, used,
-            ):  # fmt: skip
-                return i, FULL
-        elif do == FLUSH:
-            epoch[target] = (epoch[target] + U(1)) & LOW_HALF
-        elif do == ATTACH:
-            attached[target] = arg[i]
+            row, page, end = NONE, a >> U(12), (a + size[i]) >> U(12)
+            while page < end:
+                if row & U(511) == NONE:
+                    block = _block(target, page, inner)
+                    if block == NONE:
+                        page = ((page >> U(9)) + U(1)) << U(9)
+                        continue
+                    row = block * U(512) + (page & U(511))
+                entry = leaf[row, NOW]
+                if entry != NONE and lazy[target]:
+                    before = NONE
+                    if leaf[row, EPOCH] & LOW_HALF == epoch[target]:
+                        if used[2] == len(older):
+                            return i, FULL  # and again with more room; what is done stays done
+                        before = U(used[2])
+                        used[2] += 1
+                        older[before, 0] = gone[row, OLD]
+                        older[before, 1] = leaf[row, EPOCH] >> HALF
+                        older[before, 2] = gone[row, SINCE]
+                    gone[row, OLD] = entry
+                    gone[row, SINCE] = U(rows + i)
+                    leaf[row, EPOCH] = epoch[target] | (before << HALF)
+                leaf[row, NOW] = NONE
+                row, page = row + U(1), page + U(1)
+
         else:
-            attached[target] = detached
+            domain, last, write = U(attached[target]), a + (size[i] - U(1)), rights[i] != 0
+            stop = limit  # the first byte that is out of the question
+            if msi_first <= a <= msi_last:
+                code[i], addr[i] = (MSI if write else RESERVED), a
+                stop = msi_last + U(1) if write else SETTLED
+            elif domain == U(BLOCKED):
+                code[i], addr[i] = ALL_BLOCKED, a
+                stop = SETTLED
+            elif a >= limit:
+                code[i], addr[i] = BEYOND, a
+                stop = SETTLED
+            else:
+                if a < msi_first <= msi_last:
+                    stop = min(stop, msi_first)
+                code[i], addr[i] = PASSED_BY, a
+                if domain != U(IDENTITY):
+                    code[i] = TRANSLATED
+                    right = U(WRITE) if write else U(READ)
+                    row, page = NONE, a >> U(12)
+                    end = (min(last, stop - U(1)) >> U(12)) + U(1)
+                    while page < end:
+                        if row & U(511) == NONE:
+                            row = _block(domain, page, inner) * U(512) + (page & U(511))
+                        entry = leaf[row, NOW]
+                        lives = entry & right != NONE
+                        if leaf[row, EPOCH] & LOW_HALF == epoch[domain]:
+                            # The newest old entry that has the right and leads elsewhere.
+                            old, opened = gone[row, OLD], gone[row, SINCE]
+                            before = leaf[row, EPOCH] >> HALF
+                            while True:
+                                elsewhere = not lives or (old ^ entry) & ~RIGHTS != NONE
+                                may = old & right != NONE and elsewhere
+                                if may or before == NONE:
+                                    break
+                                old, opened = older[before, 0], older[before, 2]
+                                before = older[before, 1]
+                            if may:
+                                if len(since) and code[i] != STALE:
+                                    since[i] = np.int64(opened)
+                                code[i] = STALE
+                                entry = entry if lives else old
+                                lives = True
+                        if not lives:
+                            break
+                        if page << U(12) <= a:
+                            addr[i] = (entry & ~RIGHTS) | (a & U(4095))
+                        row, page = row + U(1), page + U(1)
+                    if page < end:
+                        stop = page << U(12)
+                        if stop <= a:
+                            code[i], addr[i] = (NOT_MAPPED if entry == NONE else NO_PERMISSION), a
+                            stop = SETTLED
+            if stop != SETTLED and last >= stop:
+                code[i], addr[i] = PARTIAL, stop
+                if len(since):
+                    since[i] = -1
     return len(kind), DONE
-
-
-@_compiled
-def _dma(
-    domain: Any, a: Any, last: Any, write: Any, msi_first: Any, msi_last: Any, limit: Any,
-    epoch: Any, inner: Any, leaf: Any, older: Any,
-) -> Any:  # fmt: skip
-    """Verdict, address, and the row of the unmap that opened the window of a STALE one."""
-    if msi_first <= a <= msi_last:
-        if not write:
-            return RESERVED, a, NONE
-        return (MSI, a, NONE) if last <= msi_last else (PARTIAL, msi_last + U(1), NONE)
-    if domain == U(BLOCKED):
-        return ALL_BLOCKED, a, NONE
-    if a >= limit:
-        return BEYOND, a, NONE
-    stop = limit  # the first byte that is out of the question
-    if a < msi_first <= msi_last:
-        stop = min(stop, msi_first)
-    if domain == U(IDENTITY):
-        return (PASSED_BY, a, NONE) if last < stop else (PARTIAL, stop, NONE)
-
-    right = U(WRITE) if write else U(READ)
-    verdict, where, opened = TRANSLATED, a, NONE
-    for page in range(a >> U(12), (min(last, stop - U(1)) >> U(12)) + U(1)):
-        row = _leaf_of(domain, page, inner)
-        entry = leaf[row, NOW]
-        if entry & right != NONE:
-            old, unmapped = _old(row, epoch[domain], right, entry, leaf, older)
-        else:
-            old, unmapped = _old(row, epoch[domain], right, ~NONE, leaf, older)
-            if old == NONE:
-                if page << U(12) > a:
-                    return PARTIAL, page << U(12), NONE
-                return (NOT_MAPPED if entry == NONE else NO_PERMISSION), a, NONE
-            entry = old
-        if page << U(12) <= a:
-            where = (entry & ~RIGHTS) | (a & U(4095))
-        if old != NONE and verdict != STALE:
-            verdict, opened = STALE, unmapped
-    return (verdict, where, opened) if last < stop else (PARTIAL, stop, NONE)

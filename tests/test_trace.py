@@ -23,7 +23,7 @@ WIDTH = 16  # 16 pages: the window lies among them, and the last address is not 
 
 
 class Slow:
-    """Every DMA asks a new checker; tables are dictionaries, and the IOTLB forgets only on flush."""
+    """Every DMA asks a new checker; tables are dictionaries, and only a flush makes it forget."""
 
     def __init__(self, lazy: list[bool]) -> None:
         self.lazy = lazy
@@ -80,6 +80,8 @@ def stories(draw):
         if do == Do.DMA:
             iova = page * PAGE + draw(st.sampled_from([0, 1, 0xFFF]))
             length = draw(st.sampled_from([1, 8, 0x1000, 0x2001]))
+            if draw(st.integers(0, 20)) == 0:
+                iova = 2**64 - length
             events.append((do, who, iova, length, 0, draw(st.integers(0, 1))))
         elif do == Do.MAP and not pages & mapped[who]:
             mapped[who] |= pages
@@ -99,7 +101,7 @@ LAZY = st.lists(st.booleans(), min_size=2, max_size=2)
 
 
 @given(stories(), LAZY, st.integers(0, 40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_replay_gives_what_a_new_checker_gives_at_every_moment(story, lazy, cut):
     slow = Slow(lazy)
     expected = [slow.play(row, event) for row, event in enumerate(story)]
@@ -180,7 +182,7 @@ def test_tables_grow_with_what_is_mapped():
 def test_a_second_mapping_of_a_page_is_refused_and_changes_nothing():
     replay = Replay(1, 1)
     replay.run(Events.of([(Do.ATTACH, 0, 0, 0, 0), (Do.MAP, 0, 0x3000, PAGE, 0x5000, RW)]))
-    with pytest.raises(ValueError, match="row 1: iova 0x1000 [+] size 0x4000 is mapped already"):
+    with pytest.raises(ValueError, match=r"row 1: iova 0x1000 \+ size 0x4000 is mapped already"):
         replay.run(Events.of([(Do.FLUSH, 0), (Do.MAP, 0, 0x1000, 4 * PAGE, 0x9000, RW)]))
     code, addr = replay.run(Events.of([(Do.DMA, 0, 0x1000, 1), (Do.DMA, 0, 0x3000, 1)]))
     assert code.tolist() == [Verdict.NOT_MAPPED, Verdict.TRANSLATED]
