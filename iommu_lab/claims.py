@@ -188,7 +188,8 @@ def c19() -> Answer:
     kept = lab.hardware("dev0").domain == domain and lab.belief(0) is None
     return Answer(
         warned and kept,
-        f"a WARN: {warned}; the core has no domain, the hardware is on {lab.hardware('dev0').domain}",
+        f"a WARN: {warned}; the core has no domain, the hardware is on "
+        f"{lab.hardware('dev0').domain}",
     )
 
 

@@ -71,7 +71,8 @@ class OwnDriver:
 
     Define any of ``attach(self, iommu, domain)``, ``detach(self, iommu, domain)``,
     ``blocking(self, iommu, domain)`` and ``identity(self, iommu, domain)``. A driver that defines
-    ``blocking`` or ``identity`` has such a domain to give; ``domain`` is what the kernel hands over.
+    ``blocking`` or ``identity`` has such a domain to give; ``domain`` is what the kernel
+    hands over.
     """
 
     base = "s390"

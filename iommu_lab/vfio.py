@@ -8,7 +8,8 @@ and vfio_iommu_type1.c after it; 5.10 to 7.2).
 Unlike a state, what VFIO keeps lives as long as its file descriptors, so it is held in an object
 beside the :class:`~iommu_lab.state.World` that it changes.
 
-Where the model stops: no mediated devices, no dirty tracking, no interrupts; one process, root, with
+Where the model stops: no mediated devices, no dirty tracking, no interrupts; one process, root,
+with
 unlimited locked memory.
 """
 
@@ -136,14 +137,14 @@ class Vfio:
     # -- binding ----------------------------------------------------------------------------
 
     def register(self, device: str) -> None:
-        """``vfio_register_group_dev``: EINVAL without a group or with DMA that can bypass caches."""
+        """``vfio_register_group_dev``: EINVAL without a group, or when DMA can bypass caches."""
         group = self.world.group_of(device)
         if group is None or not self.coherent_bus:
             raise refuse("EINVAL", f"{device} has no IOMMU group that VFIO can use")
         self.devices[device] = group.number
 
     def unregister(self, device: str) -> None:
-        """``vfio_unregister_group_dev``: waits until the device is closed; the last one takes the group."""
+        """``vfio_unregister_group_dev``: waits for the close; the last one takes the group."""
         number = self.devices[device]
         at = self.open.get(number)
         if at is not None and device in at.devices:
@@ -225,7 +226,7 @@ class Vfio:
         self._leave_container(group)
 
     def _leave_container(self, group: OpenGroup) -> None:
-        """``vfio_group_detach_container``: detach, give the group back, drop an empty address space."""
+        """``vfio_group_detach_container``: detach, give the group back, drop an empty space."""
         container = group.container
         assert container is not None
         if container.iommu is not None:
