@@ -42,6 +42,8 @@ SIZES = (0x1000, 0x1_0000, 0x20_0000, 0x4000_0000)
 OWNER = "vfio"
 ONE, LAYOUT, OWN = "one device", "a PC's eight devices", "the file's machine"
 
+REFUSED = object()
+
 _numbers = count(1)
 
 
@@ -283,7 +285,17 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
     # -- calling verbs --------------------------------------------------------------------------
 
     def _call(self, verb: str, *args: Any) -> Any:
-        """Call a verb of the lab at this moment; what it says becomes part of the story."""
+        """Call a verb of the lab at this moment and show what became of it."""
+        said = self._tell(verb, *args)
+        if said is not REFUSED:
+            self._redraw()
+        return said
+
+    def _tell(self, verb: str, *args: Any) -> Any:
+        """Add a call to the story; what the verb says, None when the kernel did not take it.
+
+        What is no call at all adds nothing and is answered with a sentence: REFUSED.
+        """
         lab, said = self.lab, None
         try:
             said = getattr(lab, verb)(*args)
@@ -291,9 +303,8 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
             pass  # an event of the lab; the picture says it
         except (ValueError, TypeError) as error:
             self._say(str(error))
-            return None
+            return REFUSED
         self._story, self._at = lab, len(lab.steps)
-        self._redraw()
         return said
 
     def _device(self) -> str:
@@ -306,8 +317,10 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
 
     def _chosen_domain(self) -> str | None:
         """The domain that the controls name; a new one if they say so and the driver has one."""
-        chosen: str | None = self.domain.value or self._call("alloc_domain", "unmanaged")
-        return chosen
+        domain: str | None = self.domain.value or self._tell("alloc_domain", "unmanaged")
+        if domain is None:
+            self._redraw()
+        return domain
 
     def _attach(self) -> None:
         self._with_domain("attach")
@@ -346,7 +359,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
             given = self._call(
                 "dma_map", self._device(), where[1], self.size.value, direction[self.rights.value]
             )
-            if given is not None:
+            if isinstance(given, int):
                 self.iova.value = f"{given:#_x}"
 
     def _dma_unmap(self) -> None:
