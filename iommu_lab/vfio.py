@@ -9,8 +9,7 @@ Unlike a state, what VFIO keeps lives as long as its file descriptors, so it is 
 beside the :class:`~iommu_lab.state.World` that it changes.
 
 Where the model stops: no mediated devices, no dirty tracking, no interrupts; one process, root,
-with
-unlimited locked memory.
+with unlimited locked memory.
 """
 
 from __future__ import annotations
