@@ -5,8 +5,8 @@ error, is replaced or wins, whether a hole counts as unmapped, and what happens 
 page is the driver's affair. Each page-table format is a row of words in
 ``data/drivers/pagetables.csv``, and each word is a small function here.
 
-Where the model stops: which empty tables a driver keeps in memory is not followed. Where that
-decides (a hole on AMD, Intel and s390), a table is taken to exist where something is mapped in it.
+Where the model stops: memory for a table is never short, and on 32-bit Arm an IOVA is as wide as
+anywhere else.
 
 Core part: __iommu_map, __iommu_unmap, iommu_pgsize in drivers/iommu/iommu.c (5.10 to 7.2).
 """
@@ -41,7 +41,8 @@ class Format:
 
     ``map`` and ``unmap`` name the functions below. ``inside`` is what a page meets that lies inside
     a larger one, ``below`` what a page meets that covers a table of smaller ones. ``tables`` are
-    the sizes (log2) at which an entry may hold a table in place of a page. ``pages`` says what is
+    the sizes (log2) at which an entry may hold a table in place of a page, and ``bare`` what
+    becomes of a table whose last page goes, where a later call can tell. ``pages`` says what is
     stored for a chunk: the chunk's own page size, entries of the level below it where the driver
     offers sizes between two levels, small pages whatever was asked for, or one record a page.
     ``before_…`` is the answer before the driver has finished the domain, which most do at its
@@ -58,7 +59,9 @@ class Format:
     hole: str
     part: str
     tables: tuple[int, ...]
+    bare: str
     pages: str
+    unaligned: str
     range_map: str
     range_unmap: str
     no_rights: str
@@ -160,7 +163,7 @@ def iommu_map(w: World, domain: Domain, iova: int, paddr: int, size: int, prot: 
     least = bitmap & -bitmap
     if (iova | paddr | size) & (least - 1):
         raise refuse(
-            "EINVAL",
+            form.unaligned,
             f"iova {iova:#x}, paddr {paddr:#x} and size {size:#x} must be multiples of {least:#x}",
         )
     if not size:
@@ -181,7 +184,7 @@ def iommu_map(w: World, domain: Domain, iova: int, paddr: int, size: int, prot: 
             refusal = error
         else:
             mapped += 0 if refusal else chunk.size
-    _store(w, domain, table)
+    _store(w, domain, table.with_bare(_still_bare(table)))
     if refusal is not None:
         if mapped:
             iommu_unmap(w, domain, iova, mapped)
@@ -201,6 +204,8 @@ def iommu_unmap(w: World, domain: Domain, iova: int, size: int) -> tuple[int, li
         return 0, []
     bitmap = pgsizes(w, domain)
     least = bitmap & -bitmap
+    if form.unaligned == "ENXIO":
+        size = -(-size // least) * least
     if (iova | size) & (least - 1) or not size:
         return 0, []
     if not domain.ready:
@@ -304,7 +309,8 @@ def _all_at_once(
             shifts.append(_stored(form, one, least))
             done += count << one
     prots = array("B", bytes([RIGHTS[form.rights](prot)]) * len(iovas))
-    return table.merge(iovas, sizes, paddrs, shifts, prots)
+    merged = table.merge(iovas, sizes, paddrs, shifts, prots)
+    return merged.with_bare(_still_bare(merged))
 
 
 def _stored(form: Format, shift: int, least: int) -> int:
@@ -338,6 +344,13 @@ def _core_tests(w: World, form: Format, domain: Domain) -> None:
         raise refuse(errno, f"{w.driver.name} has no map operation")
     if not paging:
         raise refuse("EINVAL", f"a {domain.type.name} domain can't be mapped")
+
+
+def _still_bare(table: PageTable) -> frozenset[tuple[int, int]]:
+    """The tables that stood empty, without those that something is mapped in now."""
+    if not table.bare:
+        return table.bare
+    return frozenset(b for b in table.bare if not table.overlapping(b[1] << b[0], 1 << b[0]))
 
 
 def _store(w: World, domain: Domain, table: PageTable) -> None:
@@ -598,8 +611,29 @@ Unmapped = tuple[PageTable, list[Run], int]
 """The new table, what is gone from it, and the bytes that the driver says it removed."""
 
 
-def _wiped(table: PageTable, iova: int, size: int) -> Unmapped:
-    return table.clear(iova, size), table.inside(iova, size), size
+def _wiped(job: Job, table: PageTable, iova: int, size: int) -> Unmapped:
+    gone = table.inside(iova, size)
+    return _bared(job, table.clear(iova, size), gone, iova, size), gone, size
+
+
+def _bared(job: Job, table: PageTable, gone: list[Run], iova: int, size: int) -> PageTable:
+    """The table with the lower tables that stand empty now, where the driver keeps such."""
+    if not job.form.bare or not (gone or table.bare):
+        return table
+    bare = set(table.bare)
+    for run in gone:
+        for shift in (t for t in job.form.tables if t > run.shift):
+            spans = range(run.iova >> shift, (run.end - 1 >> shift) + 1)
+            bare |= {
+                (shift, span) for span in spans if not table.overlapping(span << shift, 1 << shift)
+            }
+    if job.form.bare == "freed-when-covered":
+        bare = {
+            (shift, span)
+            for shift, span in bare
+            if span << shift < iova or (span + 1) << shift > iova + size
+        }
+    return table.with_bare(frozenset(bare))
 
 
 def unmap_walk(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
@@ -622,7 +656,7 @@ def unmap_walk(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
             if not all(table.overlapping(entry, slot) for entry in range(at, stop, slot)):
                 job.warn("hole", f"{at:#x} is not mapped")
                 break
-        table, removed, _ = _wiped(table, at, stop - at)
+        table, removed, _ = _wiped(job, table, at, stop - at)
         gone += removed
         at = stop
     return table, gone, at - chunk.iova
@@ -674,7 +708,7 @@ def unmap_entry(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
     number = 1
     if page.iova == iova:
         number = max(1, min((run.end - iova) // page.size, chunk.size // page.size))
-    return _wiped(table, page.iova, number * page.size)
+    return _wiped(job, table, page.iova, number * page.size)
 
 
 def _hole(job: Job, table: PageTable, chunk: Chunk) -> int:
@@ -683,12 +717,14 @@ def _hole(job: Job, table: PageTable, chunk: Chunk) -> int:
         return 0
     if job.form.hole == "level":
         return _level_of_hole(job, table, chunk.iova)
+    if job.form.hole == "leaf-table":
+        return 1 << 12 if table.holds(job.form.tables[0], chunk.iova) else 0
     following = table.overlapping(chunk.iova, chunk.size)
     return (table.iova[following[0]] if following else chunk.end) - chunk.iova
 
 
 def _level_of_hole(job: Job, table: PageTable, iova: int) -> int:
-    """The size of the largest empty entry around an address.
+    """The size of the entry at which the walk ends: below it there is no table.
 
     A table is as high as the aperture asks for (intel), or grows with what is mapped (amd).
     """
@@ -697,8 +733,8 @@ def _level_of_hole(job: Job, table: PageTable, iova: int) -> int:
     if job.form.range_map == "none":
         top = max(table.iova[-1] + table.size[-1] - 1, iova) if len(table) else iova
     height = max(3, sum(1 for size in sizes if top >> size))
-    for shift in reversed(sizes[:height]):
-        if not table.overlapping(iova >> shift << shift, 1 << shift):
+    for shift in reversed(sizes[1:height]):
+        if not table.holds(shift, iova):
             return 1 << shift
     return 1 << sizes[0]
 
@@ -708,33 +744,33 @@ def unmap_pages(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
     row = table.find(chunk.iova)
     if row is None:
         return table, [], 0
-    return _wiped(table, chunk.iova, min(table[row].end - chunk.iova, chunk.size))
+    return _wiped(job, table, chunk.iova, min(table[row].end - chunk.iova, chunk.size))
 
 
 def unmap_range(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
     """The whole chunk is wiped, whatever was in it."""
     if job.form.hole == "zero-always":
         # The driver gets one page size at a time, and the 0 that it returns makes the core stop.
-        table, gone, _ = _wiped(table, chunk.iova, 1 << chunk.shift)
+        table, gone, _ = _wiped(job, table, chunk.iova, 1 << chunk.shift)
         return table, gone, 0
     if table.find(chunk.iova) is None:
         job.warn("hole", f"{chunk.iova:#x} is not mapped")
-    return _wiped(table, chunk.iova, chunk.size)
+    return _wiped(job, table, chunk.iova, chunk.size)
 
 
 def unmap_range_head(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
     """The first page decides whether there is anything to do; then the chunk is wiped."""
     if table.find(chunk.iova) is None:
         return table, [], 0
-    return _wiped(table, chunk.iova, 1 << chunk.shift)
+    return _wiped(job, table, chunk.iova, 1 << chunk.shift)
 
 
 def unmap_range_tables(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
     """Pages are wiped as long as there is a table for them; without one the answer is 0."""
     at, step = chunk.iova, 1 << job.form.tables[0]
-    while at < chunk.end and table.overlapping(at // step * step, step):
+    while at < chunk.end and table.holds(job.form.tables[0], at):
         at = min(chunk.end, (at // step + 1) * step)
-    table, gone, done = _wiped(table, chunk.iova, at - chunk.iova)
+    table, gone, done = _wiped(job, table, chunk.iova, at - chunk.iova)
     return table, gone, done if at == chunk.end else 0
 
 
@@ -760,7 +796,7 @@ def unmap_range_up(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
         if stop > start:
             gone[:0] = table.inside(start, stop - start)
             table = table.clear(start, stop - start)
-    return table, gone, size
+    return _bared(job, table, gone, iova, size), gone, size
 
 
 def unmap_from_start(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
@@ -770,7 +806,7 @@ def unmap_from_start(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
         return table, [], 0
     page = 1 << table.shift[row]
     size = min(table[row].end - chunk.iova, -(-chunk.size // page) * page)
-    return _wiped(table, chunk.iova, size)
+    return _wiped(job, table, chunk.iova, size)
 
 
 def unmap_records(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:

@@ -57,9 +57,14 @@ class PageTable:
     ('0x80001004', None)
     """
 
-    __slots__ = ("_hash", "iova", "paddr", "prot", "shift", "size", "stale")
+    __slots__ = ("_hash", "bare", "iova", "paddr", "prot", "shift", "size", "stale")
 
-    def __init__(self, runs: Iterable[Run] = (), stale: tuple[Stale, ...] = ()) -> None:
+    def __init__(
+        self,
+        runs: Iterable[Run] = (),
+        stale: tuple[Stale, ...] = (),
+        bare: frozenset[tuple[int, int]] = frozenset(),
+    ) -> None:
         rows = sorted(runs)
         self.iova = array("Q", [r.iova for r in rows])
         self.size = array("Q", [r.size for r in rows])
@@ -67,6 +72,8 @@ class PageTable:
         self.shift = array("B", [r.shift for r in rows])
         self.prot = array("B", [r.prot for r in rows])
         self.stale = stale
+        self.bare = bare
+        """Tables in memory with nothing mapped in them: what they span (log2), and which span."""
         self._hash: int | None = None
 
     def __len__(self) -> int:
@@ -97,6 +104,7 @@ class PageTable:
                     self.shift.tobytes(),
                     self.prot.tobytes(),
                     self.stale,
+                    self.bare,
                 )
             )
         return self._hash
@@ -106,7 +114,7 @@ class PageTable:
         return f"PageTable({runs}{', …' if len(self) > 4 else ''})"
 
     def _columns(self) -> tuple[object, ...]:
-        return self.iova, self.size, self.paddr, self.shift, self.prot, self.stale
+        return self.iova, self.size, self.paddr, self.shift, self.prot, self.stale, self.bare
 
     def find(self, iova: int) -> int | None:
         """The row that holds this address, or None for a hole."""
@@ -167,15 +175,28 @@ class PageTable:
 
     def merge(self, *columns: array[int]) -> PageTable:
         """Many runs at once, column by column, sorted and clear of what is in the table."""
-        new = PageTable((), self.stale)
+        new = PageTable((), self.stale, self.bare)
         apart = not len(self) or not len(columns[0]) or self.iova[-1] < columns[0][0]
         for name, more in zip(_COLUMNS, columns, strict=True):
             setattr(new, name, getattr(self, name) + more)
-        return new if apart else PageTable(new, self.stale)
+        return new if apart else PageTable(new, self.stale, self.bare)
 
     def with_stale(self, stale: Iterable[Stale]) -> PageTable:
         """The same entries with another memory of what the IOTLB may still hold."""
         return self._splice(0, 0, (), tuple(stale))
+
+    def with_bare(self, bare: frozenset[tuple[int, int]]) -> PageTable:
+        """The same entries with another memory of which tables stand empty."""
+        if bare == self.bare:
+            return self
+        new = self._splice(0, 0, ())
+        new.bare = bare
+        return new
+
+    def holds(self, shift: int, iova: int) -> bool:
+        """Is there a table for the span of ``2**shift`` bytes around this address, full or bare?"""
+        index = iova >> shift
+        return (shift, index) in self.bare or bool(self.overlapping(index << shift, 1 << shift))
 
     def _splice(
         self, start: int, gone: int, runs: Iterable[Run], stale: tuple[Stale, ...] | None = None
@@ -189,6 +210,7 @@ class PageTable:
             column[start:stop] = array(column.typecode, [getattr(r, name) for r in rows])
             setattr(new, name, column)
         new.stale = self.stale if stale is None else stale
+        new.bare = self.bare
         new._hash = None
         return new
 
