@@ -244,7 +244,8 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
             return self._kernel.machine
         if self.machine.value == ONE:
             return None
-        return Machine.default(find_driver(driver, release).arch)
+        found = find_driver(driver, release)
+        return Machine.default(found.arch, found.name)
 
     def _try(self, **changes: Any) -> None:
         """The same steps with something else changed; where that can't be, all stays as it is."""
@@ -267,7 +268,8 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
 
     def _show_machine(self) -> None:
         machine = self._kernel.machine
-        known = machine == Machine.default(self._story.kernel.arch)
+        kernel = self._story.kernel
+        known = machine == Machine.default(kernel.arch, kernel.driver.name)
         word = ONE if machine is None else LAYOUT if known else OWN
         self.machine.options = [ONE, LAYOUT] + ([OWN] if word == OWN else [])
         self.machine.value = word
@@ -509,6 +511,7 @@ def _log(story: Lab, at: int) -> str:
 def _download(text: str) -> str:
     data = base64.b64encode(text.encode()).decode()
     return (
-        f"<a download='scenario.toml' href='data:application/toml;base64,{data}'>"
+        "<a download='scenario.toml' style='text-decoration:underline' "
+        f"href='data:application/toml;base64,{data}'>"
         "Save as scenario.toml</a>"
     )

@@ -150,21 +150,25 @@ class Machine:
         return replace(self, devices=devices)
 
     @classmethod
-    def default(cls, arch: str = "x86_64") -> Machine:
+    def default(cls, arch: str = "x86_64", driver: str = "intel") -> Machine:
         """A PC as Linux 6.1 grouped it: eight devices, four groups (data/groups/SOURCE.md).
 
-        On another ``arch`` the layout is kept and what belongs to x86 alone is left out: the
-        interrupt window, and the ISA bridge's region that the intel driver keeps mapped.
+        Under another ``arch`` or ``driver`` the layout is kept and what was reserved for their
+        sake is left out: the x86 interrupt window, and the ISA bridge's region that
+        intel_iommu_get_resv_regions adds.
 
         >>> {n: len(devices) for n, devices in Machine.default().groups.items()}
         {0: 1, 1: 1, 2: 3, 3: 3}
         """
         machine = cls.from_listing(datafile("groups", "q35-6.1.txt").read_text(encoding="utf-8"))
-        if arch == "x86_64":
-            return machine
-        return replace(
-            machine, devices=tuple(replace(d, reserved=()) for d in machine.devices), msi=()
+        kept = {"msi"} if arch == "x86_64" else set()
+        if driver == "intel":
+            kept.add("direct-relaxable")
+        devices = tuple(
+            replace(d, reserved=tuple(r for r in d.reserved if r.type in kept))
+            for d in machine.devices
         )
+        return replace(machine, devices=devices, msi=machine.msi if "msi" in kept else ())
 
     @classmethod
     def from_sysfs(cls, path: str | Path = "/sys/kernel/iommu_groups") -> Machine:

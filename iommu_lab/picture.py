@@ -533,7 +533,7 @@ def event_line(event: Event) -> str:
     """An event in one line."""
     parts = [event.kind, event.name, event.device, event.domain]
     if event.iova is not None:
-        parts.append(f"{event.iova:#_x}")
+        parts.append(f"{event.iova:#_x}" + (f" for {amount(event.size)}" if event.size else ""))
     return " ".join(p for p in [*parts, event.text] if p)
 
 
