@@ -106,6 +106,11 @@ class Driver:
         """Is a domain of this type one static object, shared by all groups?"""
         return kind in self.shared
 
+    def grouping_on(self, arch: str) -> str:
+        """Who shares a group on this architecture; without dma-iommu it may be nobody."""
+        there = _grouping().get(self.name, {}).get(f"grouping_{arch}")
+        return there or self.grouping
+
     @property
     def arches(self) -> tuple[str, ...]:
         return (self.arch, *self.other_arch)
@@ -122,9 +127,9 @@ def _table() -> dict[tuple[str, str], dict[str, str]]:
 
 
 @cache
-def _grouping() -> dict[str, str]:
+def _grouping() -> dict[str, dict[str, str]]:
     with open(datafile("drivers", "groups.csv"), newline="", encoding="utf-8") as file:
-        return {row["driver"]: row["grouping"] for row in csv.DictReader(file)}
+        return {row["driver"]: row for row in csv.DictReader(file)}
 
 
 @cache
@@ -198,7 +203,7 @@ def _driver(name: str, release: str) -> Driver:
         defers_attach=row["defers_attach"] == "yes",
         null_crash=row["v2_null_crash"] == "yes",
         body=_body(name, found.lineage()),
-        grouping=_grouping()[name],
+        grouping=_grouping()[name]["grouping"],
         keeps=record["keeps"],
         shared=frozenset(
             kind

@@ -130,7 +130,7 @@ def opening(release: str, driver: str | Driver | GivesDriver, arch: str | None =
     A driver that has no UNMANAGED domain to give starts without domains.
     """
     row = to_driver(driver, release)
-    lab = Lab(release, row, machine=closed_world(row.grouping), arch=arch)
+    lab = Lab(release, row, machine=closed_world(row.grouping_on(arch or row.arch)), arch=arch)
     if DomainType.UNMANAGED in row.accepts:
         for _ in DOMAINS:
             lab.alloc_domain("unmanaged")
@@ -193,7 +193,7 @@ def alphabet(lab: Lab) -> tuple[Step, ...]:
         address = mapped.moments[-1].result  # the one that the driver gets each time, or an errno
         if isinstance(address, int):
             verbs.append(Step("dma_unmap", (device, address, PAGE)))
-    joins = len(groups) if lab.driver.grouping == "own" else groups[0]
+    joins = len(groups) if lab.driver.grouping_on(lab.kernel.arch) == "own" else groups[0]
     verbs += [Step("late_join", (LATE, joins)), Step("advance", (dmaapi.FLUSH_MS,))]
     return tuple(v for v in verbs if _has(lab.kernel, v.verb))
 
@@ -815,7 +815,7 @@ def alike_names(lab: Lab) -> tuple[Alike, ...]:
         [(domain,) for domain in DOMAINS],
         [(iova,) for iova in iovas(lab.driver)],
     ]
-    if lab.driver.grouping == "own":
+    if lab.driver.grouping_on(lab.kernel.arch) == "own":
         rows.append([(device.name, device.group) for device in lab.machine.devices])
     return tuple(tuple(frozenset(names) for names in row) for row in rows)
 
@@ -956,11 +956,24 @@ def main(argv: Sequence[str]) -> int:
         description="Try every sequence of verbs up to a length, and print the shortest bad ends.",
     )
     parser.add_argument("--release", default="6.0", help="a kernel release (6.0)")
-    parser.add_argument("--driver", required=True, help="an IOMMU driver of that release")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--driver", help="an IOMMU driver of that release")
+    what.add_argument("--all", metavar="FILE", help="every driver and design, as a table (CSV)")
     parser.add_argument("--arch", help="an architecture it is built for, for example arm32")
     parser.add_argument("--depth", type=int, default=4, help="how many verbs at most (4)")
     parser.add_argument("--seconds", type=float, default=600.0, help="stop after this (600)")
     asked = parser.parse_args(argv)
+    started = time.perf_counter()
+    if asked.all:
+        rows = survey(
+            depth=asked.depth,
+            seconds=asked.seconds,
+            progress=lambda says: print(f"\r{says:<60}", end="", file=sys.stderr, flush=True),
+        )
+        rows.to_csv(asked.all, index=False, lineterminator="\n")
+        took = time.perf_counter() - started
+        print(f"\n{len(rows)} searches, {rows.verbs.sum():,} verbs, {took:.0f} s", file=sys.stderr)
+        return 0
 
     def progress(depth: int, states: int, left: int) -> None:
         print(f"\rdepth {depth}: {states:,} states, {left:,} to look at ", end="", file=sys.stderr)
