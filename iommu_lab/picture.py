@@ -834,7 +834,8 @@ def _others(rows: Sequence[Row], chosen: Row) -> str:
         who = rest[0].device if len(rest) == 1 else f"Each of the other {len(rest)} devices"
         return f"{who} {rest[0].reaches}."
     some = sum(row.reaches != NOTHING for row in rest)
-    return f"Of the other {len(rest)} devices, {some} reach memory."
+    verb = "reaches" if some == 1 else "reach"
+    return f"Of the other {len(rest)} devices, {some} {verb} memory."
 
 
 def _listed(words: Sequence[str]) -> str:
