@@ -36,6 +36,9 @@ COMMANDS = (
     Command(
         "audit", "audit:main", "what each driver's detach does, and what the mail would advise"
     ),
+    Command(
+        "replay", "captures.command:main", "hold the model against transcripts of real kernels"
+    ),
     Command("search", "search:main", "the shortest sequence of verbs that leaks, crashes, …"),
 )
 

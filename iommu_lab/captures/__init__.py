@@ -1,0 +1,11 @@
+"""Captures: transcripts of real kernels, and the model's answer to each line of them.
+
+``replay`` lays prediction and answer side by side. What a transcript is and how one is made stands
+in the harness beside the package (``captures/`` in a checkout); those that are shipped lie in
+``data/captures/``.
+"""
+
+from .replay import replay, replay_files
+from .transcript import TranscriptError
+
+__all__ = ["TranscriptError", "replay", "replay_files"]

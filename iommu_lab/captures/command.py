@@ -1,0 +1,67 @@
+"""``iommu-lab replay``: hold the model against transcripts, from a terminal.
+
+A line a file and one for all; a file that can't be replayed is a line too, and the others still
+run. The exit status is 0 only when every answer in every file was predicted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from .replay import Row, rows
+from .transcript import TranscriptError, read
+
+COUNTED = ("agree", "disagree", "not modelled")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Replay the files that are named and print how far the model agrees."""
+    parser = argparse.ArgumentParser(
+        prog="iommu-lab replay", description="Does the model say what a real kernel did?"
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a transcript (.out or .log)")
+    parser.add_argument("--show", action="store_true", help="print each difference")
+    parser.add_argument("--json", metavar="FILE", help="write every answer to a file")
+    asked = parser.parse_args(argv)
+    kept: list[Row] = []
+    refused = 0
+    for name in asked.files:
+        try:
+            found = rows(read(name))
+        except TranscriptError as error:
+            refused += 1
+            print(error)
+            continue
+        except OSError as error:
+            refused += 1
+            print(f"{name}: {error.strerror}")
+            continue
+        kept += found
+        print(f"{Path(name).name}: {_count(found)}")
+        for row in found if asked.show else ():
+            if row.verdict != "agree":
+                print(
+                    f"  {row.file}:{row.line}: {row.verb} {row.what}: "
+                    f"the model says {row.predicted or 'nothing'}, the kernel {row.measured}"
+                )
+    agreed = sum(row.verdict == "agree" for row in kept)
+    print(f"TOTAL: {agreed} of {len(kept)} agree")
+    if asked.json:
+        try:
+            Path(asked.json).write_text(
+                json.dumps([asdict(row) for row in kept], indent=1), encoding="utf-8"
+            )
+        except OSError as error:
+            print(f"{asked.json}: {error.strerror}", file=sys.stderr)
+            return 2
+    return 0 if agreed == len(kept) and not refused else 1
+
+
+def _count(found: Sequence[Row]) -> str:
+    said = [row.verdict for row in found]
+    return ", ".join(f"{said.count(word)} {word}" for word in COUNTED)

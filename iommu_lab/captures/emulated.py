@@ -1,0 +1,506 @@
+"""What the emulated machine does: QEMU's IOMMUs, its bus, and the edu device on it.
+
+The model judges a DMA by what the driver programmed. An emulator adds limits of its own, and they
+belong here, in a profile with a name, and never in a rule about the kernel: how wide the IOMMU is,
+what it keeps cached, where its page walk wraps, what a faulting read returns. Read from QEMU 7.2
+(hw/i386/intel_iommu.c, hw/i386/amd_iommu.c, hw/arm/smmuv3.c, hw/virtio/virtio-iommu.c,
+hw/s390x/s390-pci-bus.c, hw/misc/edu.c) and held against transcripts.
+
+Memory is kept byte by byte, since a transcript's outcomes speak of the bytes of one buffer: a DMA
+that reaches other memory counts as blocked there. A byte that nobody wrote is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from .. import core
+from ..drivers import Driver
+from ..drivers import driver as find_driver
+from ..hardware import Kind
+from ..lab import make_kernel
+from ..machine import X86_INTERRUPTS, Device, Machine, Reserved
+from ..state import DeviceState, Kernel, World
+from ..tables import READ, WRITE
+from .kernels import Build
+from .topology import Bus, Function
+
+PAGE = 4096
+MSI = Reserved(*X86_INTERRUPTS, "msi")
+HYPERTRANSPORT = Reserved(0xFD_0000_0000, 0xFF_FFFF_FFFF, "reserved")
+FLOPPY = Reserved(0, 2**24 - 1, "direct-relaxable")
+"""What CONFIG_INTEL_IOMMU_FLOPPY_WA keeps mapped for an ISA bridge."""
+SOFTWARE_MSI = Reserved(0x800_0000, 0x80F_FFFF, "msi-sw")
+ITS = Reserved(0x809_0000, 0x809_FFFF, "msi")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One emulated IOMMU, by the name that transcripts give it."""
+
+    driver: str
+    width: int = 64
+    caching_mode: bool = False
+    remaps_interrupts: bool = True
+    coherent: bool = False
+    """Can it enforce snooping for a domain? (``enforce_cache_coherency``)"""
+    described_by_firmware: bool = False
+    """Found through firmware tables (OF, VIOT): see the rule ``probe.firmware``."""
+    strangers: str = "bypass"
+    """DMA of a device that no driver configured while the IOMMU is on: "bypass" or "fault"."""
+    sticky_passthrough: bool = False
+    """A device once seen in pass-through stays there, whatever its entry says later."""
+    wraps: bool = False
+    """The page walk ignores address bits above the table's top level."""
+    shadow: bool = False
+    """It translates only by entries that the guest refreshed since the table was registered."""
+    window: tuple[int, int] | None = None
+    """The addresses that a function may use at all, whatever its table says."""
+    interrupts_read: str = "zeros"
+    """What a read of the interrupt window gets: "zeros", or the "apic" which lies there."""
+
+
+PROFILES = {
+    "none": Profile("", remaps_interrupts=False, interrupts_read="apic"),
+    "intel": Profile("intel", 39, caching_mode=True, strangers="fault"),
+    "intelnocm": Profile("intel", 39, strangers="fault"),
+    "intel48": Profile("intel", 48, caching_mode=True, strangers="fault"),
+    # QEMU 7.2 does not act on the invalidation of a PASID entry, so it goes on as before.
+    "intelsm": Profile(
+        "intel", 48, caching_mode=True, strangers="fault", sticky_passthrough=True
+    ),
+    "amd": Profile("amd", caching_mode=True, coherent=True, wraps=True, strangers="fault"),
+    "amdnoir": Profile(
+        "amd",
+        caching_mode=True,
+        coherent=True,
+        wraps=True,
+        strangers="fault",
+        remaps_interrupts=False,
+    ),
+    "virtio": Profile(
+        "virtio", remaps_interrupts=False, described_by_firmware=True, interrupts_read="apic"
+    ),
+    "smmuv3": Profile("arm-smmu-v3", 48, described_by_firmware=True, strangers="fault"),
+    # The window ends where a guest of 512 MiB has as many addresses as memory (zpci_dma_init_device).
+    "zpci": Profile("s390", shadow=True, window=(2**32, 2**32 + 2**29 - 1)),
+}
+APIC_VERSION = 3
+APIC_REGISTERS = {APIC_VERSION: 0x50014}
+"""Of the 16-byte slots of the local APIC: those that are not zero after reset, as far as seen."""
+STARTING_LEVELS = 3
+"""Levels of an AMD page table before it grows; each translates nine bits (PAGE_MODE_3_LEVEL)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The kernel's boot line, taken apart."""
+
+    values: dict[str, str]
+
+    @classmethod
+    def of(cls, cmdline: str) -> Words:
+        return cls(dict(word.partition("=")[::2] for word in cmdline.split()))
+
+    def has(self, name: str, word: str) -> bool:
+        return word in self.values.get(name, "").split(",")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The machine of a transcript: its bus, its emulated IOMMU, and the kernel that runs on it."""
+
+    kernel: Kernel
+    build: Build
+    profile: Profile
+    active: bool
+    """Does the kernel drive the IOMMU at all?"""
+    bus: Bus
+    late: frozenset[str] = frozenset()
+    """Functions that the IOMMU driver learns of only when a driver is offered them."""
+    isolated: bool = False
+    sticky: bool = False
+
+
+def setup(
+    arch: str, iommu: str, build: Build, cmdline: str, found: tuple[Function, ...]
+) -> Setup:
+    """Build the machine: every function, its group, its reserved regions."""
+    profile = PROFILES[iommu]
+    words = Words.of(cmdline)
+    active = _is_driven(iommu, build, words)
+    bus = Bus(found)
+    release = build.release
+    driver = profile.driver if active else _stand_in(arch)
+    row = find_driver(driver, release)
+    if profile.window is not None and row.aperture_set == "attach":
+        row = replace(row, first=profile.window[0], last=profile.window[1])
+    kernel = make_kernel(release, row, Machine(), cmdline, arch)
+    late = frozenset[str]()
+    if active and profile.described_by_firmware:
+        if kernel.release["probe.firmware"] == "at-bind":
+            looked_at = {f.name for f in found if f.driver or (build.agp and _is_host(f))}
+            late = frozenset(f.name for f in found if f.translated and f.name not in looked_at)
+    groups = bus.groups([f for f in found if f.name not in late])
+    devices = tuple(
+        device_of(f, groups.get(f.name, 0), arch, profile, row)
+        for f in found
+        if f.name not in late
+    )
+    outside = tuple(d.name for d in devices if not active or d.name not in groups)
+    machine = Machine(
+        devices=devices,
+        memory=(),
+        msi=(X86_INTERRUPTS,) if arch == "x86_64" else (),
+        width=profile.width,
+        caching_mode=profile.caching_mode,
+        no_iommu=outside,
+    )
+    kernel = make_kernel(release, row, machine, cmdline, arch)
+    isolated = profile.remaps_interrupts and not words.has("intremap", "off")
+    scalable = build.scalable_mode or words.has("intel_iommu", "sm_on")
+    sticky = profile.sticky_passthrough and scalable and not words.has("intel_iommu", "sm_off")
+    return Setup(kernel, build, profile, active, bus, late, isolated, sticky)
+
+
+def _is_host(function: Function) -> bool:
+    return function.id == "8086:29c0"
+
+
+def _stand_in(arch: str) -> str:
+    """Some driver of the architecture, for a kernel that drives no IOMMU."""
+    return {"x86_64": "intel", "arm64": "arm-smmu-v3", "s390x": "s390"}[arch]
+
+
+def _is_driven(iommu: str, build: Build, words: Words) -> bool:
+    profile = PROFILES[iommu]
+    if not profile.driver or words.has("iommu", "off"):
+        return False
+    if profile.driver == "intel":
+        on = words.has("intel_iommu", "on") or build.intel_on
+        return on and not words.has("intel_iommu", "off")
+    if profile.driver == "amd":
+        return not words.has("amd_iommu", "off")
+    return profile.driver != "virtio" or build.virtio_iommu
+
+
+def device_of(
+    function: Function, group: int, arch: str, profile: Profile, driver: Driver
+) -> Device:
+    """One function as the model's machine has it."""
+    return Device(
+        function.name,
+        group,
+        function.id,
+        reserved=_reserved(function, arch, profile, driver),
+        master_at_boot=False,
+        managed_by=function.driver,
+    )
+
+
+def _reserved(
+    function: Function, arch: str, profile: Profile, driver: Driver
+) -> tuple[Reserved, ...]:
+    """``get_resv_regions`` of the IOMMU's driver for this function."""
+    if profile.driver == "intel":
+        return (FLOPPY, MSI) if function.isa else (MSI,)
+    if profile.driver == "amd":
+        return (MSI, HYPERTRANSPORT)
+    if profile.driver == "virtio":
+        return (MSI,) if arch == "x86_64" else (ITS,)
+    if profile.window is not None and driver.aperture_set == "alloc":
+        # Since the aperture is that of the table, what lies outside the window is reserved.
+        first, last = profile.window
+        return (Reserved(0, first - 1, "reserved"), Reserved(last + 1, driver.last, "reserved"))
+    return (SOFTWARE_MSI,) if profile.driver == "arm-smmu-v3" else ()
+
+
+def appear(world: World, setup: Setup, function: Function) -> None:
+    """The IOMMU driver gets to know a function: into its group, or a new one."""
+    name = function.name
+    placed = {d: n for n, g in world.groups.items() for d in g.devices}
+    group = setup.bus.group_for(function, placed)
+    if name not in world.devices:
+        kernel = world.kernel
+        core.add_device(
+            world, device_of(function, group, kernel.arch, setup.profile, kernel.driver)
+        )
+    world.devices[name] = DeviceState(group, present=False)
+    core.probe(world, name)
+
+
+# -- memory ------------------------------------------------------------------------------------------
+
+
+class Memory:
+    """Physical memory, a page at a time; a byte is None until somebody writes it."""
+
+    def __init__(self) -> None:
+        self._pages: dict[int, list[int | None]] = {}
+        self._next = 0x40_0000_0000
+
+    def pages(self, count: int, first: int | None = None) -> tuple[int, ...]:
+        """Addresses for new pages of a process, none beside another; the first may be known."""
+        found = []
+        for number in range(count):
+            self._next += 2 * PAGE
+            found.append(first if number == 0 and first is not None else self._next)
+        return tuple(found)
+
+    def read(self, paddr: int, length: int) -> list[int | None]:
+        got: list[int | None] = []
+        while len(got) < length:
+            at = paddr + len(got)
+            start = at % PAGE
+            got += self._page(at)[start : start + length - len(got)]
+        return got
+
+    def write(self, paddr: int, data: Sequence[int | None]) -> None:
+        done = 0
+        while done < len(data):
+            start = (paddr + done) % PAGE
+            part = data[done : done + PAGE - start]
+            self._page(paddr + done)[start : start + len(part)] = part
+            done += len(part)
+
+    def fill(self, pages: Iterable[int], byte: int) -> None:
+        for page in pages:
+            self._pages[page // PAGE] = [byte] * PAGE
+
+    def _page(self, paddr: int) -> list[int | None]:
+        number = paddr // PAGE
+        if number not in self._pages:
+            self._pages[number] = [None] * PAGE
+        return self._pages[number]
+
+
+# -- the IOMMU -----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Emulator:
+    """The emulated IOMMU's own memory, beside what the driver programmed into the world.
+
+    Call :meth:`settle` after every verb: it is how an emulator that caches learns of a change.
+    """
+
+    setup: Setup
+    seen: set[tuple[str, int]] = field(default_factory=set)
+    """(table, page) that a device went through: those may still be in the IOTLB."""
+    top: dict[str, int] = field(default_factory=dict)
+    """The highest address that each table ever mapped."""
+    stuck: set[str] = field(default_factory=set)
+    registered: dict[str, str | None] = field(default_factory=dict)
+    shadows: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
+
+    def settle(self, world: World) -> None:
+        """Take notice of what the last verb did."""
+        if self.setup.sticky:
+            self.stuck |= {d for d, e in world.entries.items() if e.kind is Kind.BYPASS}
+        if self.setup.profile.wraps:
+            for name, table in world.tables.items():
+                if len(table):
+                    last = table[len(table) - 1]
+                    self.top[name] = max(self.top.get(name, 0), last.end - 1)
+        if self.setup.profile.shadow:
+            self._follow(world)
+        gone = set()
+        for name, page in self.seen:
+            table = world.tables.get(name)
+            if table is None or table.lookup(page) is None:
+                if table is None or not any(s.iova <= page < s.iova + s.size for s in table.stale):
+                    gone.add((name, page))
+        self.seen -= gone
+
+    def _follow(self, world: World) -> None:
+        """zPCI: registering a table forgets everything; a refresh tells of the entries in its range."""
+        for device, entry in world.entries.items():
+            name = entry.table
+            if self.registered.get(device) != name:
+                self.registered[device] = name
+                self.shadows[device] = {}
+                continue
+            shadow = self.shadows.setdefault(device, {})
+            if name is None:
+                continue
+            if entry.kind is Kind.PLATFORM:
+                # The platform tells of each entry it makes, and of none that it takes away.
+                for run in world.tables[name]:
+                    self._refresh(world, shadow, name, run.iova, run.size)
+                continue
+            for event in world.events:
+                if event.name in ("map", "unmap") and event.iova is not None:
+                    domain = world.domains.get(event.domain)
+                    table = event.domain if domain is None else domain.table
+                    if table == name:
+                        self._refresh(world, shadow, name, event.iova, event.size or 0)
+
+    def refresh(self, world: World, device: str) -> None:
+        """The guest tells of its whole table (``flush_iotlb_all``)."""
+        name = self.registered.get(device)
+        if name is not None and name in world.tables:
+            self.shadows[device] = {}
+            for run in world.tables[name]:
+                self._refresh(world, self.shadows[device], name, run.iova, run.size)
+
+    def _refresh(
+        self,
+        world: World,
+        shadow: dict[int, tuple[int, int]],
+        name: str,
+        iova: int,
+        size: int,
+    ) -> None:
+        for page in range(iova, iova + size, PAGE):
+            found = world.tables[name].lookup(page)
+            if found is None:
+                shadow.pop(page, None)
+            else:
+                shadow[page] = found
+
+    def reach(self, world: World, device: str, iova: int, write: bool) -> tuple[str, int]:
+        """Where an access within one page ends: "memory" at an address, "fault", "interrupt"."""
+        if not world.master.get(device, False):
+            return "fault", 0
+        machine = world.kernel.machine
+        if any(first <= iova <= last for first, last in machine.msi):
+            return "interrupt", iova
+        entry = world.entries.get(device)
+        if entry is None:
+            known = not self.setup.active or self.setup.profile.strangers == "bypass"
+            return ("memory", iova) if known else ("fault", 0)
+        if device in self.stuck:
+            return "memory", iova
+        if entry.kind is Kind.BYPASS:
+            inside = entry.first <= iova <= entry.last
+            return ("memory", iova) if inside else ("fault", 0)
+        if entry.kind not in (Kind.TABLE, Kind.PLATFORM) or entry.table is None:
+            return "fault", 0
+        return self._walk(world, device, entry.table, iova, write)
+
+    def reads(self, how: str, at: int, size: int, memory: Memory) -> list[int | None]:
+        """The bytes that a read gets which ended there (see :meth:`reach`)."""
+        if how == "memory":
+            return memory.read(at, size)
+        got: list[int | None] = [0] * size
+        if how == "interrupt" and self.setup.profile.interrupts_read == "apic":
+            for i in range(size):
+                word = APIC_REGISTERS.get((at + i) % PAGE >> 4, 0)
+                got[i] = word >> 8 * ((at + i) % 4) & 0xFF
+        return got
+
+    def _walk(
+        self, world: World, device: str, name: str, iova: int, write: bool
+    ) -> tuple[str, int]:
+        profile = self.setup.profile
+        if profile.wraps:
+            iova &= 2 ** self._bits(name) - 1
+        if iova >= 2**profile.width:
+            return "fault", 0
+        if profile.window is not None and not profile.window[0] <= iova <= profile.window[1]:
+            return "fault", 0
+        page = iova - iova % PAGE
+        table = world.tables.get(name)
+        found = None if table is None else table.lookup(iova)
+        if profile.shadow:
+            kept = self.shadows.get(device, {}).get(page)
+            found = None if kept is None else (kept[0] + iova % PAGE, kept[1])
+        if found is None and table is not None and (name, page) in self.seen:
+            for old in table.stale:
+                if old.iova <= iova < old.iova + old.size:
+                    found = old.paddr + iova - old.iova, old.prot
+        if found is None or not found[1] & (WRITE if write else READ):
+            return "fault", 0
+        self.seen.add((name, page))
+        return "memory", found[0]
+
+    def _bits(self, name: str) -> int:
+        levels = STARTING_LEVELS
+        while self.top.get(name, 0) >= 2 ** (12 + 9 * levels):
+            levels += 1
+        return 12 + 9 * levels
+
+
+# -- the device ----------------------------------------------------------------------------------------
+
+
+class Edu:
+    """QEMU's edu device: a buffer of 4 KiB and one DMA at a time, 100 ms after it was asked for."""
+
+    DELAY_MS = 100.0
+
+    def __init__(self, name: str, mask: int) -> None:
+        self.name = name
+        self.mask = mask
+        self.buffer: list[int | None] = [0] * PAGE
+
+    def write_memory(
+        self, world: World, iommu: Emulator, memory: Memory, iova: int, slot: int, length: int
+    ) -> None:
+        """From the device's buffer to memory; what faults is lost, and the rest goes on."""
+        for at, offset, size in self._pieces(iova, length):
+            how, paddr = iommu.reach(world, self.name, at, True)
+            if how == "memory":
+                memory.write(paddr, self.buffer[slot + offset : slot + offset + size])
+
+    def read_memory(
+        self, world: World, iommu: Emulator, memory: Memory, iova: int, slot: int, length: int
+    ) -> None:
+        """From memory to the device's buffer; what faults reads as zeros."""
+        for at, offset, size in self._pieces(iova, length):
+            how, paddr = iommu.reach(world, self.name, at, False)
+            got = iommu.reads(how, paddr, size, memory)
+            self.buffer[slot + offset : slot + offset + size] = got
+
+    def _pieces(self, iova: int, length: int) -> list[tuple[int, int, int]]:
+        """(address, offset, size) of each page that a transfer touches."""
+        iova &= self.mask
+        pieces, done = [], 0
+        while done < length:
+            size = min(length - done, PAGE - (iova + done) % PAGE)
+            pieces.append(((iova + done) % 2**64, done, size))
+            done += size
+        return pieces
+
+
+class Rng:
+    """QEMU's virtio-rng on zPCI, whose entropy is zeros: a DMA reads and writes its ring as well.
+
+    A function whose DMA was stopped once is in an error state from then on, and its registers read
+    as ones (s390_pci_generate_error_event).
+    """
+
+    DONE, DEAD = 0xF, 0xFF
+    AVAILABLE, USED = 0x100, 0x200
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.dead = False
+
+    def write_memory(
+        self,
+        world: World,
+        iommu: Emulator,
+        memory: Memory,
+        ring: tuple[int, int],
+        iova: int,
+        length: int,
+    ) -> tuple[int, int]:
+        """How many buffers were used and the device's status; ``ring`` is its IOVA and address."""
+        at, paddr = ring
+        for offset, write in ((0, False), (self.AVAILABLE, False), (self.USED, True)):
+            if self._goes(world, iommu, at + offset, write) is None:
+                return 0, self.DEAD
+        if self._goes(world, iommu, at, False) != paddr:
+            return 0, self.DONE
+        target = self._goes(world, iommu, iova, True)
+        if target is None:
+            return 0, self.DEAD
+        memory.write(target, [0] * length)
+        return 1, self.DONE
+
+    def _goes(self, world: World, iommu: Emulator, iova: int, write: bool) -> int | None:
+        how, paddr = iommu.reach(world, self.name, iova, write)
+        self.dead |= how != "memory"
+        return None if self.dead else paddr

@@ -1,0 +1,911 @@
+"""What iotest's script would do to this machine: its verbs, one method each, as predictions.
+
+``iotest`` is the program that wrote a transcript. A verb here does what that program does (open a
+file, make an ioctl, tell the device to do DMA, look at the buffer afterwards), with the model in
+the place of the kernel and :mod:`iommu_lab.captures.emulated` in the place of the machine. It reads
+steps alone; no answer comes near it.
+
+Where it stops: a verb whose answer the model does not know predicts nothing, and a comparison then
+calls it not modelled.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from .. import core, dmaapi
+from ..errors import KernelCrash, errno_name, refuse
+from ..iommufd import Iommufd
+from ..machine import reserved_of
+from ..state import Event, World
+from ..tables import READ, WRITE
+from ..vfio import (
+    DMA_CC,
+    NESTING,
+    NOIOMMU,
+    TYPE1,
+    TYPE1V2,
+    UNMAP_ALL,
+    UPDATE_VADDR,
+    USER_PAGES,
+    Container,
+    OpenGroup,
+    Vfio,
+)
+from . import topology
+from .emulated import PAGE, Edu, Emulator, Memory, Setup, appear
+from .transcript import Inputs, Step, number
+
+MEMORY_ON, MASTER_ON = 2, 4
+FIRMWARE_COMMAND = {"x86_64": 0x103, "arm64": 0, "s390x": 0}
+"""PCI_COMMAND as the firmware leaves it: on a PC, I/O, memory and SERR are on."""
+COMMAND_BITS = 0x507
+FILL, PRESET, READ_SLOT, MSI_SLOT = 0xCC, 0x5A, 2048, 3072
+EDU_ID = "0x10000ed"
+REGION0 = {topology.EDU: 0x100000, topology.E1000: 0x20000}
+MODULES = {"edulab": "edulab", "pci_stub": "pci-stub", "e1000": "e1000"}
+"""The modules that a script may insert, and the drivers they bring."""
+LOADED = ("vfio", "vfio_iommu_type1", "vfio-pci-core", "vfio-pci", "vfio_virqfd", "irqbypass")
+DRIVES = {topology.EDU: ("edulab",), topology.E1000: ("e1000",)}
+ENABLES_MASTER = ("edulab", "e1000")
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """One predicted trace event.
+
+    ``pieces``: the kernel may report it in several. ``anywhere``: the kernel chose the address, and
+    only the size is predicted.
+    """
+
+    text: str
+    iova: int | None = None
+    size: int = 0
+    pieces: bool = False
+    anywhere: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says to one step: ``value`` is a word, or for "trace" a tuple of events.
+
+    ``optional``: whether the question comes up at all hangs on an address that the kernel chose.
+    """
+
+    step: int
+    kind: str
+    key: str
+    value: str | tuple[Traced, ...]
+    optional: bool = False
+
+
+@dataclass(slots=True)
+class _Buffer:
+    name: str
+    pages: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Device:
+    """What iotest keeps of a device, and what the device itself is."""
+
+    bdf: str
+    edu: Edu | None
+    bar: bool = False
+    """Its registers are mapped through sysfs."""
+    stale_bar: bool = False
+    vfio_bar: bool = False
+    open_in: OpenGroup | None = None
+    cdev: int | None = None
+    preloaded: int | None = None
+    """The seed of the pattern that its buffer was loaded with."""
+    bound_id: int = 0
+
+
+def pattern(index: int, seed: int) -> int:
+    """iotest's byte ``index`` of pattern ``seed``; never one of the values that mean something else."""
+    value = (seed * 37 + index * 7 + 1) & 0xFF
+    return (value + 3) & 0xFF if value in (FILL, 0, PRESET) else value
+
+
+def runs(classes: Iterable[str]) -> str:
+    """Runs of equal letters: ``W[0..31] .[32..63]``."""
+    said, start = [], 0
+    letters = list(classes)
+    for at in range(1, len(letters) + 1):
+        if at == len(letters) or letters[at] != letters[start]:
+            said.append(f"{letters[start]}[{start}..{at - 1}]")
+            start = at
+    return " ".join(said)
+
+
+class IoTest:
+    """One run of iotest on a machine; :meth:`run` gives the predictions of a script."""
+
+    def __init__(self, setup: Setup, inputs: Inputs) -> None:
+        self.setup = setup
+        self.inputs = inputs
+        state, _ = core.boot(setup.kernel)
+        self.world = World(setup.kernel, state)
+        self.iommu = Emulator(setup)
+        self.memory = Memory()
+        self.vfio = Vfio(
+            self.world, isolated=setup.isolated, coherent=setup.profile.coherent
+        )
+        self.iommufd: Iommufd | None = None
+        self.iommufd_open = False
+        self.ids: dict[str, int] = {}
+        self.command = {
+            f.name: FIRMWARE_COMMAND[inputs.arch] for f in setup.bus.functions.values()
+        }
+        self.saved: dict[str, int] = {}
+        self.overrides: dict[str, str] = {}
+        self.drivers = {"vfio-pci"} if setup.build.vfio else set()
+        if not inputs.uname or setup.build.iommufd:
+            self.drivers.add("pci-stub")
+        self.present = set(setup.bus.functions)
+        self.bound: dict[str, str] = {
+            f.name: f.driver for f in setup.bus.functions.values() if f.driver
+        }
+        """The kernel driver of each function, also of those that the IOMMU does not know."""
+        self.buffers: dict[str, _Buffer] = {}
+        self.devices: dict[str, _Device] = {}
+        self.edus = {
+            f.name: Edu(f.name, f.mask)
+            for f in setup.bus.functions.values()
+            if f.id == topology.EDU
+        }
+        self.groups: dict[str, OpenGroup | None] = {}
+        self.containers: dict[str, Container | None] = {}
+        self.readback: tuple[int, _Buffer, int] | None = None
+        self.seed = 0
+        self.first_pages = self._known_pages(inputs.steps)
+        self.step = 0
+        self.said: list[Prediction] = []
+        self.crashed: KernelCrash | None = None
+        self._sync()
+
+    def _known_pages(self, steps: Iterable[Step]) -> dict[str, int]:
+        """Where a buffer's first page lies, as far as the script's lines tell."""
+        return {s.args[1]: s.phys for s in steps if s.verb == "wphys" and s.phys is not None}
+
+    # -- running ----------------------------------------------------------------------------
+
+    def run(self, steps: Iterable[Step]) -> list[Prediction]:
+        """The predictions of every step, up to one that would stop the kernel."""
+        for step in steps:
+            self.step = step.number
+            self.world.events.clear()
+            try:
+                self._verb(step)
+            except KernelCrash as crash:
+                self.crashed = crash
+                self.say("crash", "crash", crash.function)
+                break
+            self._trace()
+        return self.said
+
+    def edu_of(self, bdf: str) -> Edu:
+        return self.edus[bdf]
+
+    def say(self, kind: str, key: str, value: str, *, optional: bool = False) -> None:
+        self.said.append(Prediction(self.step, kind, key, value, optional))
+
+    def control(self, key: str, value: str) -> None:
+        self.say("control", key, value)
+
+    def status(self, key: str, run: Callable[[], object], form: str = "{}") -> bool:
+        """Do something the kernel may refuse, and predict what iotest prints of it."""
+        try:
+            run()
+        except OSError as error:
+            self.control(key, form.format(errno_name(error)))
+            return False
+        finally:
+            self._sync()
+        self.control(key, form.format("OK"))
+        return True
+
+    def _sync(self) -> None:
+        for name, value in self.command.items():
+            self.world.master[name] = bool(value & MASTER_ON)
+        self.iommu.settle(self.world)
+
+    def _trace(self) -> None:
+        events = [t for e in self.world.events if (t := traced(e, self.world)) is not None]
+        if events and self.inputs.traced:
+            self.said.append(Prediction(self.step, "trace", "trace", tuple(events)))
+
+    def _verb(self, step: Step) -> None:
+        method = getattr(self, f"do_{step.verb}", None)
+        if method is not None:
+            method(step, *step.args)
+
+    # -- names ------------------------------------------------------------------------------
+
+    def do_note(self, step: Step, *words: str) -> None:
+        """A remark in the script."""
+
+    def do_buf(self, step: Step, name: str, count: str, *_: str) -> None:
+        pages = self.memory.pages(number(count), self.first_pages.get(name))
+        self.memory.fill(pages, FILL)
+        # iotest looks a name up from the start, so the first buffer of a name is the one.
+        self.buffers.setdefault(name, _Buffer(name, pages))
+
+    def do_dev(self, step: Step, name: str, bdf: str, *_: str) -> None:
+        self.devices.setdefault(name, _Device(bdf, self.edus.get(bdf)))
+
+    # -- PCI --------------------------------------------------------------------------------
+
+    def do_bar(self, step: Step, name: str) -> None:
+        device = self.devices[name]
+        if device.bdf not in self.present:
+            self.control("bar", "ENOENT")
+            return
+        device.bar, device.stale_bar = True, False
+        self.control("bar", "OK")
+        if device.edu is not None:
+            self.control("edu id", self._edu_id(device))
+
+    def _edu_id(self, device: _Device) -> str:
+        return EDU_ID if self._answers(device) else "0xffffffff"
+
+    def _answers(self, device: _Device) -> bool:
+        """Do its registers answer? Not with memory decoding off, nor at an address it has left."""
+        on = bool(self.command.get(device.bdf, 0) & MEMORY_ON) and device.bdf in self.present
+        return on and (device.vfio_bar or not device.stale_bar)
+
+    def do_cmd(self, step: Step, name: str, value: str) -> None:
+        device = self.devices[name]
+        wanted = number(value) & 0xFFFF
+        if device.bdf not in self.present:
+            self.control("PCI_COMMAND", "rc=-1 now=0x0")
+            return
+        self.command[device.bdf] = wanted & COMMAND_BITS
+        self._sync()
+        self.control("PCI_COMMAND", f"rc=0 now={self.command[device.bdf]:#x}")
+
+    def do_showcmd(self, step: Step, name: str) -> None:
+        value = self.command.get(self.devices[name].bdf, 0)
+        memory, master = int(bool(value & MEMORY_ON)), int(bool(value & MASTER_ON))
+        self.control("PCI_COMMAND", f"{value:#x} (mem={memory} master={master})")
+
+    def do_remove(self, step: Step, name: str) -> None:
+        self.status("remove", lambda: self._remove(self.devices[name].bdf))
+
+    def _remove(self, bdf: str) -> None:
+        if bdf not in self.present:
+            raise refuse("ENOENT", f"{bdf} is not there")
+        self._unbind(bdf, must=False)
+        if bdf in self.world.devices and self.world.devices[bdf].present:
+            core.remove(self.world, bdf)
+        self.present.discard(bdf)
+        self.overrides.pop(bdf, None)
+        for device in self.devices.values():
+            if device.bdf == bdf:
+                device.stale_bar = True
+
+    def do_rescan(self, step: Step) -> None:
+        self.status("rescan", self._rescan)
+
+    def _rescan(self) -> None:
+        for function in self.setup.bus.functions.values():
+            if function.name in self.present:
+                continue
+            self.present.add(function.name)
+            late = function.name in self.setup.late
+            if function.translated and self.setup.active and not late:
+                appear(self.world, self.setup, function)
+            self._offer(function.name)
+
+    # -- kernel drivers ---------------------------------------------------------------------
+
+    def do_unbind(self, step: Step, name: str) -> None:
+        self.status("unbind", lambda: self._unbind(self.devices[name].bdf, must=True))
+
+    def _unbind(self, bdf: str, *, must: bool) -> None:
+        driver = self.bound.get(bdf)
+        if driver is None:
+            if must:
+                raise refuse("ENOENT", f"{bdf} has no driver")
+            return
+        if driver == "vfio-pci" and bdf in self.vfio.devices:
+            if self.iommufd is not None and self.iommufd.is_open(bdf):
+                raise KernelCrash("vfio_unregister_group_dev", f"waits for ever: {bdf} is open")
+            self.vfio.unregister(bdf)
+        if driver in ENABLES_MASTER:
+            self.command[bdf] &= ~MASTER_ON
+        if bdf in self.world.devices:
+            core.unbind(self.world, bdf)
+        del self.bound[bdf]
+
+    def do_bind(self, step: Step, name: str, driver: str) -> None:
+        bdf = self.devices[name].bdf
+        if bdf in self.present:
+            self.overrides[bdf] = driver
+        self.status(f"bind {driver}", lambda: self._bind_through_sysfs(bdf, driver))
+
+    def _bind_through_sysfs(self, bdf: str, driver: str) -> None:
+        """The driver's ``bind`` file (bind_store in drivers/base/bus.c)."""
+        if driver not in self.drivers:
+            raise refuse("ENOENT", f"there is no driver {driver}")
+        old = self.world.release["bind.probe_error"] == "ENODEV"
+        if bdf not in self.present:
+            raise refuse("ENODEV", f"{bdf} is not there")
+        if bdf in self.bound:
+            raise refuse("ENODEV" if old else "EBUSY", f"{bdf} has a driver")
+        if driver not in ("vfio-pci", "pci-stub") and driver not in self._matching(bdf):
+            raise refuse("ENODEV", f"{driver} does not drive {bdf}")
+        try:
+            self._probe(bdf, driver)
+        except OSError as error:
+            raise refuse("ENODEV" if old else errno_name(error), str(error)) from None
+
+    def _matching(self, bdf: str) -> tuple[str, ...]:
+        return DRIVES.get(self.setup.bus.functions[bdf].id, ())
+
+    def _probe(self, bdf: str, driver: str) -> None:
+        """``really_probe``: DMA set-up, then the driver's own probe; a failure undoes both."""
+        function = self.setup.bus.functions[bdf]
+        if self.setup.active and function.translated and bdf not in self.world.devices:
+            appear(self.world, self.setup, function)
+        known = bdf in self.world.devices
+        if known:
+            core.bind(self.world, bdf, driver)
+        try:
+            if driver == "vfio-pci":
+                if function.bridge:
+                    raise refuse("EINVAL", f"{bdf} is a bridge")
+                if not known:
+                    raise refuse("EINVAL", f"{bdf} has no IOMMU group that VFIO can use")
+                self.vfio.register(bdf)
+        except OSError:
+            if known:
+                core.unbind(self.world, bdf)
+            raise
+        self.bound[bdf] = driver
+        if driver in ENABLES_MASTER:
+            self.command[bdf] |= MASTER_ON | MEMORY_ON
+        self._sync()
+        if known:
+            self.vfio.driver_bound(bdf, driver)
+        if driver == "edulab":
+            from .programs import edulab
+
+            edulab(self, bdf)
+
+    def do_probe(self, step: Step, name: str, driver: str = "") -> None:
+        bdf = self.devices[name].bdf
+        if bdf not in self.present:
+            self.control("probe", "ENODEV")
+            return
+        self.overrides[bdf] = driver
+        self.status("probe", lambda: self._offer(bdf, strict=True))
+
+    def _offer(self, bdf: str, *, strict: bool = False) -> None:
+        """``device_attach``: the first driver that matches gets the device.
+
+        A refusal of the IOMMU core is EINVAL for the writer of ``drivers_probe``; a driver's own is
+        not told (bus_rescan_devices_helper, __device_attach_driver).
+        """
+        if bdf in self.bound or bdf not in self.present:
+            return
+        override = self.overrides.get(bdf, "")
+        wanted = (override,) if override else self._matching(bdf)
+        for driver in wanted:
+            if driver not in self.drivers:
+                continue
+            function = self.setup.bus.functions[bdf]
+            try:
+                self._probe(bdf, driver)
+            except OSError as error:
+                owned = errno_name(error) == "EBUSY" and not function.bridge
+                if strict and owned:
+                    raise refuse("EINVAL", str(error)) from None
+            return
+
+    def do_insmod(self, step: Step, path: str) -> None:
+        self.status(f"insmod {path}", lambda: self._insmod(path))
+
+    def _insmod(self, path: str) -> None:
+        found = re.match(r"/mods/([\w-]+)\.ko$", path)
+        module = found[1] if found else ""
+        if self.setup.build.iommufd:
+            # A kernel with everything built in has no modules: the file is not there.
+            raise refuse("EBADF", f"{path} does not exist")
+        if module.replace("-", "_") in {m.replace("-", "_") for m in LOADED}:
+            raise refuse("EEXIST", f"{module} is loaded already")
+        driver = MODULES.get(module.replace("-", "_"))
+        if driver is None:
+            raise refuse("EBADF", f"{path} does not exist")
+        if driver in self.drivers:
+            raise refuse("EEXIST", f"{module} is loaded already")
+        self.drivers.add(driver)
+        for function in self.setup.bus.functions.values():
+            override = self.overrides.get(function.name, "")
+            offered = override == driver or (not override and driver in self._matching(function.name))
+            if offered and function.name in self.present and function.name not in self.bound:
+                self._offer_one(function.name, driver)
+
+    def _offer_one(self, bdf: str, driver: str) -> None:
+        try:
+            self._probe(bdf, driver)
+        except OSError:
+            return
+
+    # -- sysfs ------------------------------------------------------------------------------
+
+    def do_write(self, step: Step, path: str, text: str) -> None:
+        write = self._writer(path, text)
+        if write is not None:
+            self.status(f"write {path} {text}", write)
+
+    def _writer(self, path: str, text: str) -> Callable[[], object] | None:
+        """What writing this file does, or None when the model does not know."""
+        device = re.match(r"/sys/bus/pci/devices/([^/]+)/(.+)$", path)
+        driver = re.match(r"/sys/bus/pci/drivers/([^/]+)/(bind|unbind)$", path)
+        group = re.match(r"/sys/kernel/iommu_groups/(\d+)/type$", path)
+        if path == "/sys/bus/pci/rescan":
+            return self._rescan
+        if path.endswith("/vfio_iommu_type1/parameters/allow_unsafe_interrupts"):
+            return lambda: setattr(self.vfio, "unsafe", text in ("1", "y", "Y", "on"))
+        if group:
+            return lambda: self._write_type(int(group[1]), text)
+        if driver and driver[2] == "bind":
+            return lambda: self._bind_through_sysfs(text, driver[1])
+        if driver:
+            return lambda: self._unbind(text, must=True)
+        if path == "/sys/bus/pci/drivers_probe":
+            return lambda: self._offer(text, strict=True)
+        if device:
+            return self._device_writer(device[1], device[2], text)
+        return None
+
+    def _device_writer(self, bdf: str, file: str, text: str) -> Callable[[], object] | None:
+        if file == "remove":
+            return lambda: self._remove(bdf)
+        if file == "rescan":
+            return self._rescan
+        if file == "driver/unbind":
+            return lambda: self._unbind(bdf, must=True)
+        if file == "driver_override":
+            return lambda: self.overrides.__setitem__(bdf, text)
+        if file == "iommu_group/type":
+            return lambda: self._write_type(self._group_number(bdf), text)
+        return None
+
+    def _group_number(self, bdf: str) -> int:
+        at = self.world.devices.get(bdf)
+        group = None if at is None else self.world.group_of(bdf)
+        if group is None:
+            raise refuse("ENOENT", f"{bdf} is in no group")
+        return group.number
+
+    def _write_type(self, number_: int, word: str) -> None:
+        if number_ not in self.world.groups:
+            raise refuse("ENOENT", f"there is no group {number_}")
+        core.set_group_type(self.world, number_, word)
+
+    def do_gtype(self, step: Step, name: str, word: str | None = None) -> None:
+        bdf = self.devices[name].bdf
+
+        def now() -> str:
+            try:
+                return core.group_type(self.world, self._group_number(bdf))
+            except OSError as error:
+                return f"<{errno_name(error)}>"
+
+        self.control("group type", now())
+        if word is None:
+            return
+        try:
+            self._write_type(self._group_number(bdf), word)
+            said = "OK"
+        except OSError as error:
+            said = errno_name(error)
+        self._sync()
+        self.control(f"set type {word}", f"{said} now={now()}")
+
+    def do_groups(self, step: Step) -> None:
+        grouped: set[str] = set()
+        for number_, group in sorted(self.world.groups.items()):
+            grouped |= set(group.devices)
+            devices = ",".join(
+                f"{d}({self.world.device(d).id},drv={self.bound.get(d, '-')})"
+                for d in sorted(group.devices)
+            )
+            regions = ";".join(
+                f"{r.first:#018x} {r.last:#018x} {r.type.removesuffix('-sw')}"
+                for r in reserved_of(self.world.device(d) for d in group.devices)
+            )
+            kind = core.group_type(self.world, number_)
+            self.say("group", f"GROUP {number_}", f"type={kind} devices={devices} resv={regions}")
+        for name in sorted(self.present - grouped):
+            self.say("group", f"NOGROUP {name}", "no group")
+
+    # -- VFIO: groups and containers ---------------------------------------------------------
+
+    def do_container(self, step: Step, name: str) -> None:
+        there = self.setup.build.vfio
+        self.containers[name] = Container() if there else None
+        self.control("container fd", "OK" if there else "ENOENT")
+
+    def do_group(self, step: Step, name: str, device: str) -> None:
+        try:
+            number_ = self._group_number(self.devices[device].bdf)
+        except OSError:
+            number_ = -1
+        self.groups[name] = None
+        try:
+            self.groups[name] = self.vfio.open_group(number_)
+            said = "OK"
+        except OSError as error:
+            said = errno_name(error)
+        self.control("open group", f"{number_} {said}")
+
+    def _group(self, name: str) -> OpenGroup:
+        group = self.groups[name]
+        if group is None:
+            raise refuse("EBADF", f"group {name} is not open")
+        return group
+
+    def _container(self, name: str) -> Container:
+        container = self.containers[name]
+        if container is None:
+            raise refuse("EBADF", f"container {name} is not open")
+        return container
+
+    def do_gstatus(self, step: Step, name: str) -> None:
+        try:
+            group = self._group(name)
+            self.vfio.known(group)
+        except OSError as error:
+            self.control("group status", f"{errno_name(error)} flags=0x0 viable=0 container_set=0")
+            return
+        viable, held = int(self.vfio.viable(group)), int(group.container is not None)
+        flags = viable | held << 1
+        self.control("group status", f"OK flags={flags:#x} viable={viable} container_set={held}")
+
+    def do_setcontainer(self, step: Step, name: str, container: str) -> None:
+        self.status(
+            "SET_CONTAINER",
+            lambda: self.vfio.set_container(self._group(name), self._container(container)),
+        )
+
+    def do_unsetcontainer(self, step: Step, name: str) -> None:
+        self.status("UNSET_CONTAINER", lambda: self.vfio.unset_container(self._group(name)))
+
+    def do_setiommu(self, step: Step, name: str, kind: str) -> None:
+        self.status(
+            f"SET_IOMMU({kind})",
+            lambda: self.vfio.set_iommu(self._container(name), number(kind)),
+        )
+
+    def do_ext(self, step: Step, name: str) -> None:
+        names = {
+            "TYPE1": TYPE1,
+            "TYPE1v2": TYPE1V2,
+            "DMA_CC": DMA_CC,
+            "NESTING": NESTING,
+            "NOIOMMU": NOIOMMU,
+            "UNMAP_ALL": UNMAP_ALL,
+            "UPDATE_VADDR": UPDATE_VADDR,
+        }
+        container = self.containers[name]
+        for word, code in names.items():
+            answer = -1 if container is None else self.vfio.check_extension(container, code)
+            self.control(f"ext {word}", str(answer))
+
+    def do_info(self, step: Step, name: str) -> None:
+        try:
+            info = self.vfio.info(self._container(name))
+        except OSError as error:
+            self.control("INFO", f"{errno_name(error)} flags=0x0 pgsizes=0x0")
+            return
+        self.control("INFO", f"OK flags=0x3 pgsizes={info.pgsizes:#x}")
+        self.control("cap 2", "ver=1")
+        self.control("cap 3", f"ver=1 dma_avail={info.available}")
+        ranges = " ".join(f"[{first:#x}-{last:#x}]" for first, last in info.usable)
+        self.control("cap 1", f"ver=1 {ranges}")
+
+    def do_getdev(self, step: Step, name: str, device_name: str) -> None:
+        device = self.devices[device_name]
+        said = self.status(
+            "GET_DEVICE_FD",
+            lambda: self.vfio.get_device(self._group(name), device.bdf),
+        )
+        if not said:
+            return
+        device.open_in = self._group(name)
+        if device.open_in.devices.count(device.bdf) == 1:
+            self._enable(device.bdf)
+        self.command[device.bdf] |= MEMORY_ON | MASTER_ON
+        device.vfio_bar = True
+        self._sync()
+        size = REGION0.get(self.setup.bus.functions[device.bdf].id, 0)
+        self.control("region0", f"OK size={size:#x} mmap=OK")
+        if device.edu is not None:
+            self.control("edu id", self._edu_id(device))
+
+    def _enable(self, bdf: str) -> None:
+        """``vfio_pci_core_enable``: what is restored on close is PCI_COMMAND without bus mastering."""
+        self.command[bdf] = self.command[bdf] & ~MASTER_ON | MEMORY_ON
+        self.saved[bdf] = self.command[bdf]
+
+    def _disable(self, bdf: str) -> None:
+        """``vfio_pci_core_disable``: bus mastering goes, the rest is as it was on open."""
+        self.command[bdf] = self.saved.pop(bdf, self.command[bdf]) & ~MASTER_ON
+
+    def do_closedev(self, step: Step, name: str) -> None:
+        device = self.devices[name]
+        device.vfio_bar = False
+        group, device.open_in = device.open_in, None
+        if group is not None:
+            if group.devices.count(device.bdf) == 1:
+                self._disable(device.bdf)
+            self.status("close dev", lambda: self.vfio.close_device(group, device.bdf))
+        elif device.cdev is not None:
+            cdev, device.cdev = device.cdev, None
+            assert self.iommufd is not None
+            iommufd = self.iommufd
+            if iommufd.is_bound(cdev):
+                self._disable(device.bdf)
+            self.status("close dev", lambda: iommufd.close_device(cdev))
+
+    def do_closegroup(self, step: Step, name: str) -> None:
+        self.status("close group", lambda: self.vfio.close_group(self._group(name)))
+        del self.groups[name]
+
+    def do_closecontainer(self, step: Step, name: str) -> None:
+        # Groups hold a reference of their own: what is attached stays until they leave.
+        self.status("close container", lambda: self._container(name))
+        del self.containers[name]
+
+    # -- VFIO: mappings ----------------------------------------------------------------------
+
+    def _pages_from(self, name: str, offset: int) -> tuple[int, ...]:
+        """The pages of the process from this place on: its buffers lie one above the other."""
+        buffers = list(self.buffers.values())
+        at = next(i for i, b in enumerate(buffers) if b.name == name)
+        onwards = buffers[at].pages[offset // PAGE :]
+        for above in reversed(buffers[:at]):
+            onwards += above.pages
+        return onwards
+
+    def do_map(
+        self, step: Step, name: str, iova: str, size: str, prot: str, buffer: str, offset: str
+    ) -> None:
+        at = number(offset)
+        self._status_of(
+            "map",
+            "MAP",
+            lambda: self.vfio.map_dma(
+                self._container(name),
+                number(iova),
+                number(size),
+                rights(prot),
+                self._pages_from(buffer, at),
+                at % PAGE,
+            ),
+        )
+
+    def _status_of(self, kind: str, key: str, run: Callable[[], object]) -> None:
+        try:
+            run()
+            said = "OK"
+        except OSError as error:
+            said = errno_name(error)
+        self._sync()
+        self.say(kind, key, said)
+
+    def do_unmap(self, step: Step, name: str, iova: str, size: str, word: str = "") -> None:
+        try:
+            done = self.vfio.unmap_dma(
+                self._container(name), number(iova), number(size), word == "all"
+            )
+            said = f"OK unmapped={done:#x}"
+        except OSError as error:
+            # The answer is written back only on success, so the size asked for stands there.
+            said = f"{errno_name(error)} unmapped={number(size):#x}"
+        self._sync()
+        self.say("unmap", "UNMAP", said)
+
+    # -- DMA ---------------------------------------------------------------------------------
+
+    def _ready(self, device: _Device) -> int:
+        """What edu_dma answers before it starts: 0, -1 without a BAR, -2 when nothing answers."""
+        if not device.bar and not device.vfio_bar:
+            return -1
+        return 0 if self._answers(device) and device.edu is not None else -2
+
+    def _to_memory(self, device: _Device, iova: int, slot: int, length: int) -> int:
+        code = self._ready(device)
+        if code == 0 and device.edu is not None:
+            dmaapi.advance(self.world, Edu.DELAY_MS)
+            device.edu.write_memory(self.world, self.iommu, self.memory, iova, slot, length)
+        return code
+
+    def _to_device(self, device: _Device, iova: int, slot: int, length: int) -> int:
+        code = self._ready(device)
+        if code == 0 and device.edu is not None:
+            dmaapi.advance(self.world, Edu.DELAY_MS)
+            device.edu.read_memory(self.world, self.iommu, self.memory, iova, slot, length)
+        return code
+
+    def _look(self, buffer: _Buffer) -> list[int | None]:
+        return [byte for page in buffer.pages for byte in self.memory.read(page, PAGE)]
+
+    def _put(self, buffer: _Buffer, offset: int, data: Sequence[int | None]) -> None:
+        done = 0
+        while done < len(data):
+            page, at = divmod(offset + done, PAGE)
+            part = data[done : done + PAGE - at]
+            if page < len(buffer.pages):
+                self.memory.write(buffer.pages[page] + at, part)
+            done += len(part)
+
+    def do_w(
+        self,
+        step: Step,
+        name: str,
+        iova: str,
+        size: str,
+        buffer: str,
+        offset: str,
+        label: str = "-",
+    ) -> None:
+        self._write(name, number(iova), number(size), self.buffers[buffer], number(offset))
+
+    def do_wphys(self, step: Step, name: str, buffer: str, size: str, label: str = "-") -> None:
+        found = self.buffers[buffer]
+        if step.phys is not None and step.phys != found.pages[0]:
+            found.pages = (step.phys, *found.pages[1:])
+        self._write(name, found.pages[0], number(size), found, 0)
+
+    def _write(self, name: str, iova: int, size: int, buffer: _Buffer, offset: int) -> None:
+        device = self.devices[name]
+        self.memory.fill(buffer.pages, FILL)
+        code = self._to_memory(device, iova, 0, size)
+        self.say("result", "RESULT", self._seen_in(device, buffer, offset, size, code))
+
+    def _seen_in(
+        self, device: _Device, buffer: _Buffer, offset: int, size: int, code: int
+    ) -> str:
+        bytes_ = self._look(buffer)
+        classes, landed, changed = [], 0, 0
+        for index in range(size):
+            at = offset + index
+            if not 0 <= at < len(bytes_):
+                classes.append("x")
+                continue
+            got = bytes_[at]
+            want = 0 if device.preloaded is None else pattern(index, device.preloaded)
+            classes.append("W" if got == want else "." if got == FILL else "?")
+            landed += got == want
+            changed += got != FILL
+        low, high = max(offset, 0), min(max(offset + size, 0), len(bytes_))
+        outside = len(bytes_) - (high - low)
+        strays = outside - bytes_[:low].count(FILL) - bytes_[high:].count(FILL)
+        if code:
+            outcome = "DMA-ERR"
+        elif changed == size:
+            outcome = "LANDED" if landed == size else "LANDED(other-data)"
+        elif changed == 0:
+            outcome = "ELSEWHERE" if strays else "BLOCKED"
+        else:
+            outcome = "PARTIAL"
+        return f"{outcome} landed={changed}/{size} strays={strays} map={runs(classes)} rc={code}"
+
+    def do_rb(self, step: Step, iova: str, buffer: str, offset: str) -> None:
+        self.readback = number(iova), self.buffers[buffer], number(offset)
+
+    def do_preload(self, step: Step, name: str, iova: str, buffer: str, offset: str) -> None:
+        self._preload(name, number(iova), self.buffers[buffer], number(offset))
+
+    def do_preloadphys(self, step: Step, name: str, buffer: str) -> None:
+        found = self.buffers[buffer]
+        self._preload(name, found.pages[0], found, 0)
+
+    def _preload(self, name: str, iova: int, buffer: _Buffer, offset: int) -> None:
+        device = self.devices[name]
+        self.seed += 1
+        self._put(buffer, offset, [pattern(i, self.seed) for i in range(1024)])
+        code = self._to_device(device, iova, 0, 1024)
+        device.preloaded = None if code else self.seed
+        self.control("PRELOAD", f"rc={code}")
+
+    def do_slotzero(self, step: Step, name: str) -> None:
+        self.devices[name].preloaded = None
+
+    def do_r(
+        self,
+        step: Step,
+        name: str,
+        iova: str,
+        size: str,
+        buffer: str,
+        offset: str,
+        label: str = "-",
+    ) -> None:
+        if self.readback is None:
+            return
+        device, length = self.devices[name], number(size)
+        back_iova, back, back_offset = self.readback
+        self._put(back, back_offset, [PRESET] * length)
+        codes = [self._to_device(device, back_iova, READ_SLOT, length)]
+        self.seed += 1
+        source = self.buffers.get(buffer) if buffer != "-" else None
+        if source is not None:
+            self._put(source, number(offset), [pattern(i, self.seed) for i in range(length)])
+        codes.append(self._to_device(device, number(iova), READ_SLOT, length))
+        self._put(back, back_offset, [FILL] * length)
+        codes.append(self._to_memory(device, back_iova, READ_SLOT, length))
+        got = self._look(back)[back_offset : back_offset + length]
+        letters = {0: "0", PRESET: "=", 0xFF: "F", FILL: "!"}
+        classes = [
+            "D"
+            if source is not None and byte == pattern(i, self.seed)
+            else letters.get(byte, "?")
+            if byte is not None
+            else "?"
+            for i, byte in enumerate(got)
+        ]
+        data = classes.count("D")
+        if any(codes):
+            outcome = "DMA-ERR"
+        elif data == length:
+            outcome = "GOT_DATA"
+        elif data:
+            outcome = "PARTIAL"
+        else:
+            kinds = {"0": "zeros", "=": "unchanged"}
+            only = classes[0] if len(set(classes)) == 1 else ""
+            outcome = f"BLOCKED({kinds.get(only, 'other')})"
+        rc = ",".join(map(str, codes))
+        self.say(
+            "result", "RESULT", f"{outcome} got={data}/{length} map={runs(classes)} rc={rc}"
+        )
+
+    def do_msi(self, step: Step, name: str, iova: str, value: str, label: str = "-") -> None:
+        device = self.devices[name]
+        if self.readback is None:
+            return
+        back_iova, back, back_offset = self.readback
+        word = list(number(value).to_bytes(8, "little")[:4])
+        self._put(back, back_offset, list(word))
+        first = self._to_device(device, back_iova, MSI_SLOT, 4)
+        second = -1 if self._ready(device) == -1 else 0
+        if self._ready(device) == 0:
+            self._to_memory(device, number(iova), MSI_SLOT, 4)
+        self.say("result", "RESULT", f"MSI-WRITE rc={first},{second}")
+
+    def do_sleep(self, step: Step, ms: str) -> None:
+        dmaapi.advance(self.world, float(number(ms)))
+
+    do_settle = do_sleep
+
+
+def rights(word: str) -> int:
+    """READ and WRITE as a script writes them: "rw", "r", "w" or "-"."""
+    return (READ if "r" in word else 0) | (WRITE if "w" in word else 0)
+
+
+def traced(event: Event, world: World) -> Traced | None:
+    """A trace event of the model as a transcript would have it."""
+    if event.kind != "trace":
+        return None
+    if event.name in ("attach_device_to_domain", "detach_device_from_domain"):
+        return Traced(f"{event.name.partition('_')[0]} {event.device}")
+    if event.name in ("add_device_to_group", "remove_device_from_group"):
+        group = event.text.partition("=")[2]
+        return Traced(f"{event.name.partition('_')[0]} {event.device} group {group}")
+    if event.name in ("map", "unmap") and event.iova is not None:
+        size = event.size or 0
+        pieces = event.text == USER_PAGES
+        domain = world.domains.get(event.domain)
+        chosen = domain is not None and domain.type.dma_api and event.paddr != event.iova
+        text = f"{event.name} {event.iova:#x}+{size:#x}"
+        return Traced(text, event.iova, size, pieces, anywhere=chosen)
+    return None

@@ -1,0 +1,253 @@
+"""Is the model right? Replay a transcript and hold each prediction against the kernel's answer.
+
+:func:`predict` sees the inputs of a transcript and nothing else; :func:`compare` then lays its
+predictions beside the answers. The two never meet earlier, so a transcript whose answers were
+removed gets the same predictions.
+
+Compared are outcomes and the order of events, never addresses that the kernel chose nor times. A
+kernel may report one long mapping in several trace events, since it maps pages as they lie in
+memory; pieces that tile the predicted range agree with it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from .attachlab import Attachlab
+from .emulated import setup
+from .iotest import IoTest, Prediction, Traced
+from .kernels import build_of
+from .transcript import VOID, Answer, Inputs, Transcript, TranscriptError, read
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Verdict = Literal["agree", "disagree", "not modelled", "no answer"]
+NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One answer beside its prediction.
+
+    ``line`` is the answer's line in the file, or the step's where there is no answer. ``verdict``
+    is "no answer" when the transcript holds no answers at all.
+    """
+
+    file: str
+    line: int
+    step: int
+    verb: str
+    kind: str
+    what: str
+    predicted: str
+    measured: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What the model says to a transcript's inputs, and whether it says the kernel stops there."""
+
+    predictions: tuple[Prediction, ...]
+    crash_at: int | None = None
+    crash: str = ""
+
+
+def predict(inputs: Inputs) -> Predicted:
+    """The model's answers to the inputs of a transcript, in order."""
+    build = build_of(inputs.uname, inputs.arch)
+    machine = setup(inputs.arch, inputs.iommu, build, inputs.cmdline, inputs.functions)
+    if inputs.dialect == "attachlab":
+        lab = Attachlab(machine, inputs)
+        said = lab.run()
+        return Predicted(tuple(said), None if lab.crashed is None else 0, str(lab.crashed or ""))
+    run = IoTest(machine, inputs)
+    said = run.run(inputs.steps)
+    if run.crashed is None:
+        return Predicted(tuple(said))
+    return Predicted(tuple(said), run.step, str(run.crashed))
+
+
+def rows(transcript: Transcript) -> list[Row]:
+    """Every prediction beside its answer, and every answer that nothing was predicted for.
+
+    Raises :class:`~iommu_lab.captures.transcript.TranscriptError` for a transcript that is cut off
+    where the model does not see the kernel stop.
+    """
+    predicted = predict(transcript.inputs)
+    _whole(transcript, predicted)
+    return compare(transcript, predicted)
+
+
+def _whole(transcript: Transcript, predicted: Predicted) -> None:
+    inputs = transcript.inputs
+    if transcript.finished or not transcript.answers:
+        return
+    last = inputs.steps[-1].number if inputs.steps else 0
+    if predicted.crash_at is not None and predicted.crash_at == last:
+        return
+    raise TranscriptError(
+        inputs.name,
+        transcript.last_line,
+        f"cut off after step {last} of the script: the last line is missing",
+    )
+
+
+def compare(transcript: Transcript, predicted: Predicted) -> list[Row]:
+    """Lay predictions beside answers, step by step and key by key."""
+    inputs = transcript.inputs
+    steps = {s.number: s for s in inputs.steps}
+    answered = bool(transcript.answers)
+    waiting: dict[tuple[int, str, str], list[Answer]] = defaultdict(list)
+    void: dict[tuple[int, str, str], bool] = defaultdict(bool)
+    for answer in transcript.answers:
+        at_ = answer.step, answer.kind, answer.key
+        waiting[at_].append(answer)
+        void[at_] |= answer.value == VOID
+    found: list[Row] = []
+
+    def row(step: int, line: int, what: tuple[str, str], said: str, was: str, v: Verdict) -> None:
+        at = steps.get(step)
+        verb = at.text if at is not None else ""
+        found.append(
+            Row(
+                inputs.name,
+                line or (at.line if at is not None else 0),
+                step,
+                verb,
+                what[0],
+                what[1],
+                said,
+                was,
+                v,
+            )
+        )
+
+    for p in predicted.predictions:
+        what = (p.kind, p.key)
+        said = _says(p.value)
+        queue = waiting.get((p.step, p.kind, p.key))
+        if p.kind == "crash":
+            stopped = answered and not transcript.finished
+            verdict: Verdict = "agree" if stopped else "disagree" if answered else "no answer"
+            row(p.step, 0, what, said, "the kernel stopped" if stopped else NOTHING, verdict)
+        elif not answered:
+            row(p.step, 0, what, said, "", "no answer")
+        elif not queue:
+            if p.optional:
+                continue
+            row(p.step, 0, what, said, NOTHING, "disagree")
+        else:
+            answer = queue.pop(0)
+            if answer.value == VOID:
+                continue
+            same = _same(p.value, answer.value)
+            row(p.step, answer.line, what, said, answer.value, "agree" if same else "disagree")
+    for (step, kind, key), left in waiting.items():
+        for answer in left:
+            if answer.value == VOID or void[step, kind, key]:
+                continue
+            what = (kind, key)
+            stays: Verdict = "disagree" if kind == "trace" else "not modelled"
+            row(step, answer.line, what, NOTHING if kind == "trace" else "", answer.value, stays)
+    return sorted(found, key=lambda r: (r.step, r.line))
+
+
+def _says(value: str | tuple[Traced, ...]) -> str:
+    return value if isinstance(value, str) else "; ".join(t.text for t in value)
+
+
+def _same(value: str | tuple[Traced, ...], measured: str) -> bool:
+    if isinstance(value, str):
+        return value == measured
+    return _same_events(value, measured.split("; "))
+
+
+def _same_events(predicted: Sequence[Traced], measured: Sequence[str]) -> bool:
+    """Do the events follow one another as predicted, counting pieces that tile one event as it?"""
+    said = list(_joined(predicted))
+    at = 0
+    for event in said:
+        if event.iova is None or not event.pieces:
+            if at >= len(measured) or not _same_event(event, measured[at]):
+                return False
+            at += 1
+            continue
+        word, end = event.text.partition(" ")[0], event.iova + event.size
+        reached = event.iova
+        while reached < end:
+            piece = _range(measured[at], word) if at < len(measured) else None
+            if piece is None or piece[0] != reached or reached + piece[1] > end:
+                return False
+            reached += piece[1]
+            at += 1
+            if not piece[1]:
+                return False
+    return at == len(measured)
+
+
+def _same_event(event: Traced, measured: str) -> bool:
+    if not event.anywhere:
+        return measured == event.text
+    piece = _range(measured, event.text.partition(" ")[0])
+    return piece is not None and piece[1] == event.size
+
+
+def _joined(events: Iterable[Traced]) -> Iterable[Traced]:
+    """Neighbouring pieces as the one range that they cover."""
+    held: Traced | None = None
+    for event in events:
+        if (
+            held is not None
+            and event.pieces
+            and held.iova is not None
+            and event.iova == held.iova + held.size
+            and event.text.partition(" ")[0] == held.text.partition(" ")[0]
+        ):
+            size = held.size + event.size
+            held = Traced(f"{held.text.partition(' ')[0]} {held.iova:#x}+{size:#x}", held.iova, size, True)
+            continue
+        if held is not None:
+            yield held
+            held = None
+        if event.pieces:
+            held = event
+        else:
+            yield event
+    if held is not None:
+        yield held
+
+
+def _range(event: str, word: str) -> tuple[int, int] | None:
+    kind, _, rest = event.partition(" ")
+    iova, _, size = rest.partition("+")
+    if kind != word:
+        return None
+    try:
+        return int(iova, 0), int(size, 0)
+    except ValueError:
+        return None
+
+
+def replay(path: str | Path) -> pd.DataFrame:
+    """One transcript as a DataFrame, a row an answer: predicted, measured and the verdict.
+
+    Columns: file, line, step, verb, kind, what, predicted, measured, verdict ("agree", "disagree",
+    "not modelled", or "no answer" for a transcript without any). Raises
+    :class:`~iommu_lab.captures.transcript.TranscriptError` for a file that is no whole transcript.
+    """
+    return replay_files([path])
+
+
+def replay_files(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Several transcripts, as one DataFrame; see :func:`replay`."""
+    import pandas as pd
+
+    found = [row for path in paths for row in rows(read(path))]
+    columns = list(Row.__slots__)
+    return pd.DataFrame([[getattr(r, c) for c in columns] for r in found], columns=columns)
