@@ -37,7 +37,8 @@ LISTED = re.compile(r"attachlab-init (pci|after) (\S+) (?:0x(\w{4}):0x(\w{4}) )?
 TRACED = re.compile(r"(attach_device_to_domain|detach_device_from_domain): IOMMU: (.*)$")
 BEGIN = re.compile(r"attachlab BEGIN bind=(\d+) seq=(\S*)")
 BOOT = re.compile(
-    r"attachlab boot-domain (type=0x[0-9a-f]+) *(NULL|) *pa\(P\)=(\S+) pa\(Q\)=(\S+) pa\(S\)=(\S+) T=(\S+)"
+    r"attachlab boot-domain (type=0x[0-9a-f]+) *(NULL|) *"
+    r"pa\(P\)=(\S+) pa\(Q\)=(\S+) pa\(S\)=(\S+) T=(\S+)"
 )
 BLOCK = re.compile(r"attachlab step=\S+ bp=(0x[0-9a-f]+)")
 RING = re.compile(r"attachlab step=\S+ call=iommu_map args=\w+,iova=(\S+?),.* why=ring ")
@@ -122,7 +123,8 @@ def _init(log: _Log, at: int, line: str) -> None:
         if listed[3]:
             log.listed.append((listed[2], f"{listed[3]}:{listed[4]}"))
         words = listed[5].split()
-        log.answer(at, "group", f"{listed[1]} {listed[2]}", " ".join(w for w in words if w[-1] != "="))
+        said = " ".join(w for w in words if w[-1] != "=")
+        log.answer(at, "group", f"{listed[1]} {listed[2]}", said)
     elif line.startswith("attachlab-init insmod "):
         log.answer(at, "call", "insmod", line.rpartition(" ")[2])
     elif line == "attachlab-init DONE":
@@ -169,7 +171,8 @@ LINES = tuple(
     (re.compile(f"attachlab {pattern}"), kind, key, value)
     for pattern, kind, key, value in (
         (
-            r"dma dev=(?P<dev>\d) step=(?P<step>\S+) what=(?P<what>.*?) iova=\S+ landed=(?P<n>\S+) mark=",
+            r"dma dev=(?P<dev>\d) step=(?P<step>\S+) what=(?P<what>.*?) "
+            r"iova=\S+ landed=(?P<n>\S+) mark=",
             "dma",
             "{step} dma dev{dev} {what}",
             "landed={n}",
@@ -233,7 +236,10 @@ LINES = tuple(
 
 
 def _call(log: _Log, at: int, step: str, text: str) -> None:
-    """One call: which it is makes the key; what it was told and what it returned is the answer."""
+    """One call: which it is makes the key; what it was told and what it returned is the answer.
+
+    Why it was made is the program's remark, and was worded otherwise in older ones.
+    """
     words = dict(re.findall(r"(\w+)=(\S+)", text))
     function = text.partition(" ")[0]
     names, numbers = [], []
@@ -243,7 +249,8 @@ def _call(log: _Log, at: int, step: str, text: str) -> None:
             names.append(arg)
         elif key != "pa":
             numbers.append(arg)
-    key = " ".join(w for w in (step, function, ",".join(names), words.pop("why", "")) if w)
+    words.pop("why", "")
+    key = " ".join(w for w in (step, function, ",".join(names)) if w)
     if text.endswith(" enter"):
         log.before(f"{key} enter")
         return
@@ -259,7 +266,7 @@ def _call(log: _Log, at: int, step: str, text: str) -> None:
 
 def _transcript(log: _Log, last: int) -> Transcript:
     if not log.uname:
-        raise TranscriptError(log.name, last, "cut off: there is no attachlab-init line with uname=")
+        raise TranscriptError(log.name, last, "cut off: no attachlab-init line has a uname=")
     if not re.match(r"\d+\.\d+", log.uname):
         reason = f"a kernel version starts with two numbers, got {log.uname!r}"
         raise TranscriptError(log.name, 1, reason)

@@ -63,5 +63,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _count(found: Sequence[Row]) -> str:
-    said = [row.verdict for row in found]
+    said: list[str] = [row.verdict for row in found]
     return ", ".join(f"{said.count(word)} {word}" for word in COUNTED)

@@ -67,9 +67,7 @@ PROFILES = {
     "intelnocm": Profile("intel", 39, strangers="fault"),
     "intel48": Profile("intel", 48, caching_mode=True, strangers="fault"),
     # QEMU 7.2 does not act on the invalidation of a PASID entry, so it goes on as before.
-    "intelsm": Profile(
-        "intel", 48, caching_mode=True, strangers="fault", sticky_passthrough=True
-    ),
+    "intelsm": Profile("intel", 48, caching_mode=True, strangers="fault", sticky_passthrough=True),
     "amd": Profile("amd", caching_mode=True, coherent=True, wraps=True, strangers="fault"),
     "amdnoir": Profile(
         "amd",
@@ -83,7 +81,7 @@ PROFILES = {
         "virtio", remaps_interrupts=False, described_by_firmware=True, interrupts_read="apic"
     ),
     "smmuv3": Profile("arm-smmu-v3", 48, described_by_firmware=True, strangers="fault"),
-    # The window ends where a guest of 512 MiB has as many addresses as memory (zpci_dma_init_device).
+    # It ends where a guest of 512 MiB has as many addresses as memory (zpci_dma_init_device).
     "zpci": Profile("s390", shadow=True, window=(2**32, 2**32 + 2**29 - 1)),
 }
 APIC_VERSION = 3
@@ -123,9 +121,7 @@ class Setup:
     sticky: bool = False
 
 
-def setup(
-    arch: str, iommu: str, build: Build, cmdline: str, found: tuple[Function, ...]
-) -> Setup:
+def setup(arch: str, iommu: str, build: Build, cmdline: str, found: tuple[Function, ...]) -> Setup:
     """Build the machine: every function, its group, its reserved regions."""
     profile = PROFILES[iommu]
     words = Words.of(cmdline)
@@ -138,15 +134,13 @@ def setup(
         row = replace(row, first=profile.window[0], last=profile.window[1])
     kernel = make_kernel(release, row, Machine(), cmdline, arch)
     late = frozenset[str]()
-    if active and profile.described_by_firmware:
-        if kernel.release["probe.firmware"] == "at-bind":
-            looked_at = {f.name for f in found if f.driver or (build.agp and _is_host(f))}
-            late = frozenset(f.name for f in found if f.translated and f.name not in looked_at)
+    at_bind = kernel.release["probe.firmware"] == "at-bind"
+    if active and profile.described_by_firmware and at_bind:
+        looked_at = {f.name for f in found if f.driver or (build.agp and _is_host(f))}
+        late = frozenset(f.name for f in found if f.translated and f.name not in looked_at)
     groups = bus.groups([f for f in found if f.name not in late])
     devices = tuple(
-        device_of(f, groups.get(f.name, 0), arch, profile, row)
-        for f in found
-        if f.name not in late
+        device_of(f, groups.get(f.name, 0), arch, profile, row) for f in found if f.name not in late
     )
     outside = tuple(d.name for d in devices if not active or d.name not in groups)
     machine = Machine(
@@ -230,7 +224,7 @@ def appear(world: World, setup: Setup, function: Function) -> None:
     core.probe(world, name)
 
 
-# -- memory ------------------------------------------------------------------------------------------
+# -- memory --------------------------------------------------------------------------------
 
 
 class Memory:
@@ -275,7 +269,7 @@ class Memory:
         return self._pages[number]
 
 
-# -- the IOMMU -----------------------------------------------------------------------------------------
+# -- the IOMMU --------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -307,14 +301,16 @@ class Emulator:
             self._follow(world)
         gone = set()
         for name, page in self.seen:
-            table = world.tables.get(name)
-            if table is None or table.lookup(page) is None:
-                if table is None or not any(s.iova <= page < s.iova + s.size for s in table.stale):
-                    gone.add((name, page))
+            kept = world.tables.get(name)
+            if kept is None or (
+                kept.lookup(page) is None
+                and not any(s.iova <= page < s.iova + s.size for s in kept.stale)
+            ):
+                gone.add((name, page))
         self.seen -= gone
 
     def _follow(self, world: World) -> None:
-        """zPCI: registering a table forgets everything; a refresh tells of the entries in its range."""
+        """zPCI: registering a table forgets everything; a refresh tells of its range's entries."""
         for device, entry in world.entries.items():
             name = entry.table
             if self.registered.get(device) != name:
@@ -422,7 +418,7 @@ class Emulator:
         return 12 + 9 * levels
 
 
-# -- the device ----------------------------------------------------------------------------------------
+# -- the device --------------------------------------------------------------------------------
 
 
 class Edu:

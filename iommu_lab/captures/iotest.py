@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .. import core, dmaapi
 from ..errors import KernelCrash, errno_name, refuse
@@ -105,7 +105,7 @@ class _Device:
 
 
 def pattern(index: int, seed: int) -> int:
-    """iotest's byte ``index`` of pattern ``seed``; never one of the values that mean something else."""
+    """The program's byte ``index`` of pattern ``seed``; never a value that means something else."""
     value = (seed * 37 + index * 7 + 1) & 0xFF
     return (value + 3) & 0xFF if value in (FILL, 0, PRESET) else value
 
@@ -131,15 +131,11 @@ class IoTest:
         self.world = World(setup.kernel, state)
         self.iommu = Emulator(setup)
         self.memory = Memory()
-        self.vfio = Vfio(
-            self.world, isolated=setup.isolated, coherent=setup.profile.coherent
-        )
+        self.vfio = Vfio(self.world, isolated=setup.isolated, coherent=setup.profile.coherent)
         self.iommufd: Iommufd | None = None
         self.iommufd_open = False
         self.ids: dict[str, int] = {}
-        self.command = {
-            f.name: FIRMWARE_COMMAND[inputs.arch] for f in setup.bus.functions.values()
-        }
+        self.command = {f.name: FIRMWARE_COMMAND[inputs.arch] for f in setup.bus.functions.values()}
         self.saved: dict[str, int] = {}
         self.overrides: dict[str, str] = {}
         self.drivers = {"vfio-pci"} if setup.build.vfio else set()
@@ -425,7 +421,8 @@ class IoTest:
         self.drivers.add(driver)
         for function in self.setup.bus.functions.values():
             override = self.overrides.get(function.name, "")
-            offered = override == driver or (not override and driver in self._matching(function.name))
+            matches = not override and driver in self._matching(function.name)
+            offered = override == driver or matches
             if offered and function.name in self.present and function.name not in self.bound:
                 self._offer_one(function.name, driver)
 
@@ -630,7 +627,7 @@ class IoTest:
             self.control("edu id", self._edu_id(device))
 
     def _enable(self, bdf: str) -> None:
-        """``vfio_pci_core_enable``: what is restored on close is PCI_COMMAND without bus mastering."""
+        """``vfio_pci_core_enable``: a close restores PCI_COMMAND without bus mastering."""
         self.command[bdf] = self.command[bdf] & ~MASTER_ON | MEMORY_ON
         self.saved[bdf] = self.command[bdf]
 
@@ -770,9 +767,7 @@ class IoTest:
         code = self._to_memory(device, iova, 0, size)
         self.say("result", "RESULT", self._seen_in(device, buffer, offset, size, code))
 
-    def _seen_in(
-        self, device: _Device, buffer: _Buffer, offset: int, size: int, code: int
-    ) -> str:
+    def _seen_in(self, device: _Device, buffer: _Buffer, offset: int, size: int, code: int) -> str:
         bytes_ = self._look(buffer)
         classes, landed, changed = [], 0, 0
         for index in range(size):
@@ -864,9 +859,7 @@ class IoTest:
             only = classes[0] if len(set(classes)) == 1 else ""
             outcome = f"BLOCKED({kinds.get(only, 'other')})"
         rc = ",".join(map(str, codes))
-        self.say(
-            "result", "RESULT", f"{outcome} got={data}/{length} map={runs(classes)} rc={rc}"
-        )
+        self.say("result", "RESULT", f"{outcome} got={data}/{length} map={runs(classes)} rc={rc}")
 
     def do_msi(self, step: Step, name: str, iova: str, value: str, label: str = "-") -> None:
         device = self.devices[name]

@@ -44,7 +44,8 @@ class Build:
 def build_of(uname: str, arch: str) -> Build:
     """The build behind a ``uname -r``.
 
-    >>> build_of("6.1.0-56-amd64", "x86_64").release, build_of("6.12.118+deb13-amd64", "x86_64").iommufd
+    >>> debian = build_of("6.12.118+deb13-amd64", "x86_64")
+    >>> build_of("6.1.0-56-amd64", "x86_64").release, debian.iommufd
     ('6.1.192', False)
 
     Raises ``ValueError`` for text that is no kernel version.

@@ -210,7 +210,8 @@ def _joined(events: Iterable[Traced]) -> Iterable[Traced]:
             and event.text.partition(" ")[0] == held.text.partition(" ")[0]
         ):
             size = held.size + event.size
-            held = Traced(f"{held.text.partition(' ')[0]} {held.iova:#x}+{size:#x}", held.iova, size, True)
+            word = held.text.partition(" ")[0]
+            held = Traced(f"{word} {held.iova:#x}+{size:#x}", held.iova, size, True)
             continue
         if held is not None:
             yield held

@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 from ..tables import READ, WRITE
 from . import topology
-from .attachlab import HUGE, NO_DRIVER, PAGE, UNTOUCHED, Attachlab, Device
+from .attachlab import HUGE, NO_DRIVER, UNTOUCHED, Attachlab, Device
 from .attachlog import sequences
+from .emulated import PAGE
 
 RNG = "1af4:1044"
 MOST_DEVICES = 2
@@ -205,7 +206,7 @@ def _by_group(lab: Attachlab, device: Device, d1: str, d2: str) -> None:
         lab.detach(device, "A16b", d1)
 
 
-# -- who owns the DMA ------------------------------------------------------------------------------
+# -- who owns the DMA ----------------------------------------------------------------------------
 
 
 def claim(lab: Attachlab, device: Device) -> None:
@@ -352,7 +353,7 @@ def _owner_null(lab: Attachlab, device: Device) -> None:
     lab.show_claimed(device, "B13")
 
 
-# -- map, unmap, look up -----------------------------------------------------------------------------
+# -- map, unmap, look up -------------------------------------------------------------------------
 
 
 def maps(lab: Attachlab, device: Device) -> None:
@@ -382,83 +383,83 @@ def maps(lab: Attachlab, device: Device) -> None:
 
 
 def _looking_up(lab: Attachlab, device: Device, d3: str) -> None:
-    T = lab.T
-    lab.map("C01", "plain", d3, T, lab.P)
+    base = lab.T
+    lab.map("C01", "plain", d3, base, lab.P)
     for why, iova in (
-        ("start", T),
-        ("plus-0x123", T + 0x123),
-        ("last-byte", T + 0xFFF),
-        ("next-page-hole", T + PAGE),
+        ("start", base),
+        ("plus-0x123", base + 0x123),
+        ("last-byte", base + 0xFFF),
+        ("next-page-hole", base + PAGE),
         ("far-hole", lab.hole + 0x40000000),
     ):
         lab.to_phys("C01", why, d3, iova)
-    lab.dma(device, "C01", "T->P", T, lab.P)
+    lab.dma(device, "C01", "T->P", base, lab.P)
 
 
 def _unmapping(lab: Attachlab, device: Device, d3: str) -> None:
-    T, block = lab.T, lab.block
+    base, block = lab.T, lab.block
     lab.unmap("C02", "hole-4K", d3, lab.hole)
     lab.unmap("C02", "hole-64K", d3, lab.hole, 0x10000)
-    lab.unmap("C02", "size-0", d3, T, 0)
-    lab.unmap("C02", "unaligned-iova", d3, T + 0x10)
-    lab.unmap("C02", "unaligned-size", d3, T, 0x123)
-    lab.dma(device, "C02", "T->P(still)", T, lab.P)
+    lab.unmap("C02", "size-0", d3, base, 0)
+    lab.unmap("C02", "unaligned-iova", d3, base + 0x10)
+    lab.unmap("C02", "unaligned-size", d3, base, 0x123)
+    lab.dma(device, "C02", "T->P(still)", base, lab.P)
 
-    lab.unmap("C03", "bigger-than-mapping-16K", d3, T, 0x4000)
-    lab.to_phys("C03", "after", d3, T)
-    lab.dma(device, "C03", "T->P", T, lab.P)
-    lab.unmap("C03", "twice", d3, T)
+    lab.unmap("C03", "bigger-than-mapping-16K", d3, base, 0x4000)
+    lab.to_phys("C03", "after", d3, base)
+    lab.dma(device, "C03", "T->P", base, lab.P)
+    lab.unmap("C03", "twice", d3, base)
 
-    lab.map("C04", "at-T+4K-only", d3, T + PAGE, lab.P)
-    lab.unmap("C04", "range-with-leading-hole-T..T+8K", d3, T, 0x2000)
-    lab.to_phys("C04", "T+4K-after", d3, T + PAGE)
-    lab.dma(device, "C04", "T+4K->P", T + PAGE, lab.P)
-    lab.unmap("C04", "cleanup", d3, T + PAGE)
+    lab.map("C04", "at-T+4K-only", d3, base + PAGE, lab.P)
+    lab.unmap("C04", "range-with-leading-hole-T..T+8K", d3, base, 0x2000)
+    lab.to_phys("C04", "T+4K-after", d3, base + PAGE)
+    lab.dma(device, "C04", "T+4K->P", base + PAGE, lab.P)
+    lab.unmap("C04", "cleanup", d3, base + PAGE)
 
-    lab.map("C05", "4-pages", d3, T, block, 0x4000)
-    lab.unmap("C05", "page-2-of-4", d3, T + PAGE)
-    lab.to_phys("C05", "page1", d3, T)
-    lab.to_phys("C05", "page2", d3, T + PAGE)
-    lab.to_phys("C05", "page3", d3, T + 0x2000)
-    lab.unmap("C05", "all-4-with-a-hole", d3, T, 0x4000)
-    lab.to_phys("C05", "page4-after", d3, T + 0x3000)
-    lab.unmap("C05", "rest", d3, T + 0x2000, 0x2000)
+    lab.map("C05", "4-pages", d3, base, block, 0x4000)
+    lab.unmap("C05", "page-2-of-4", d3, base + PAGE)
+    lab.to_phys("C05", "page1", d3, base)
+    lab.to_phys("C05", "page2", d3, base + PAGE)
+    lab.to_phys("C05", "page3", d3, base + 0x2000)
+    lab.unmap("C05", "all-4-with-a-hole", d3, base, 0x4000)
+    lab.to_phys("C05", "page4-after", d3, base + 0x3000)
+    lab.unmap("C05", "rest", d3, base + 0x2000, 0x2000)
 
 
 def _mapping_over(lab: Attachlab, device: Device, d3: str) -> None:
-    T = lab.T
-    lab.map("C06", "first", d3, T, lab.P)
-    lab.map("C06", "over-existing-other-page", d3, T, lab.Q)
-    lab.to_phys("C06", "after", d3, T)
-    lab.dma(device, "C06", "T->P", T, lab.P)
-    lab.dma(device, "C06", "T->Q", T, lab.Q)
-    lab.map("C06", "over-existing-same-page", d3, T, lab.Q)
-    lab.unmap("C06", "once", d3, T)
-    lab.to_phys("C06", "after-unmap", d3, T)
-    lab.unmap("C06", "second-time", d3, T)
-    lab.dma(device, "C06-unmapped", "T->P", T, lab.P)
-    lab.dma(device, "C06-unmapped", "T->Q", T, lab.Q)
+    base = lab.T
+    lab.map("C06", "first", d3, base, lab.P)
+    lab.map("C06", "over-existing-other-page", d3, base, lab.Q)
+    lab.to_phys("C06", "after", d3, base)
+    lab.dma(device, "C06", "T->P", base, lab.P)
+    lab.dma(device, "C06", "T->Q", base, lab.Q)
+    lab.map("C06", "over-existing-same-page", d3, base, lab.Q)
+    lab.unmap("C06", "once", d3, base)
+    lab.to_phys("C06", "after-unmap", d3, base)
+    lab.unmap("C06", "second-time", d3, base)
+    lab.dma(device, "C06-unmapped", "T->P", base, lab.P)
+    lab.dma(device, "C06-unmapped", "T->Q", base, lab.Q)
 
-    lab.map("C07", "at-T+4K", d3, T + PAGE, lab.P)
-    lab.map("C07", "8K-over-hole+existing", d3, T, lab.block, 0x2000)
-    lab.to_phys("C07", "T", d3, T)
-    lab.to_phys("C07", "T+4K", d3, T + PAGE)
-    lab.unmap("C07", "cleanup", d3, T, 0x2000)
-    lab.unmap("C07", "cleanup2", d3, T + PAGE)
+    lab.map("C07", "at-T+4K", d3, base + PAGE, lab.P)
+    lab.map("C07", "8K-over-hole+existing", d3, base, lab.block, 0x2000)
+    lab.to_phys("C07", "T", d3, base)
+    lab.to_phys("C07", "T+4K", d3, base + PAGE)
+    lab.unmap("C07", "cleanup", d3, base, 0x2000)
+    lab.unmap("C07", "cleanup2", d3, base + PAGE)
 
 
 def _protection(lab: Attachlab, device: Device, d3: str, good: int) -> None:
-    T, far = lab.T, lab.T + 0x10000
-    lab.map("C08", "prot-0", d3, T, lab.P, prot=0)
-    lab.to_phys("C08", "after-prot-0", d3, T)
-    lab.dma(device, "C08-prot-0", "T->P", T, lab.P)
-    lab.dma_read(device, "C08-prot-0", "T", T, lab.P, good, lab.S)
-    lab.unmap("C08", "cleanup", d3, T)
+    base, far = lab.T, lab.T + 0x10000
+    lab.map("C08", "prot-0", d3, base, lab.P, prot=0)
+    lab.to_phys("C08", "after-prot-0", d3, base)
+    lab.dma(device, "C08-prot-0", "T->P", base, lab.P)
+    lab.dma_read(device, "C08-prot-0", "T", base, lab.P, good, lab.S)
+    lab.unmap("C08", "cleanup", d3, base)
 
-    lab.map("C09", "read-only", d3, T, lab.P, prot=READ)
-    lab.dma(device, "C09-read-only", "T->P", T, lab.P)
-    lab.dma_read(device, "C09-read-only", "T", T, lab.P, good, lab.S)
-    lab.unmap("C09", "cleanup", d3, T)
+    lab.map("C09", "read-only", d3, base, lab.P, prot=READ)
+    lab.dma(device, "C09-read-only", "T->P", base, lab.P)
+    lab.dma_read(device, "C09-read-only", "T", base, lab.P, good, lab.S)
+    lab.unmap("C09", "cleanup", d3, base)
 
     lab.map("C10", "write-only", d3, far, lab.P, prot=WRITE)
     lab.dma(device, "C10-write-only", "T->P", far, lab.P)
@@ -572,7 +573,7 @@ def _say_changed_bytes(lab: Attachlab) -> None:
     lab.say("call", "C18 check-data", f"first={first:#x},last={last:#x} rc={count}")
 
 
-# -- two devices ---------------------------------------------------------------------------------------
+# -- two devices --------------------------------------------------------------------------------
 
 
 def group(lab: Attachlab, one: Device) -> None:
@@ -624,9 +625,7 @@ def _each_to_its_own(
     lab.detach(other, "G02", d2)
 
 
-def _both_by_group(
-    lab: Attachlab, one: Device, other: Device, d1: str, d2: str, api: int
-) -> None:
+def _both_by_group(lab: Attachlab, one: Device, other: Device, d1: str, d2: str, api: int) -> None:
     lab.detach(one, "G03-not-attached", d1)
     lab.attach_group(one, "G04", d1)
     lab.show_domain(one, "G04")

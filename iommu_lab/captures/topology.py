@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import unknown
 
@@ -64,7 +65,7 @@ def _port(name: str, behind: str = "", *, acs: bool = True, scope: bool = True) 
     )
 
 
-def _edu(name: str, behind: str = "", **more: bool) -> Function:
+def _edu(name: str, behind: str = "", **more: Any) -> Function:
     return Function(f"0000:{name}", EDU, f"0000:{behind}" if behind else "", **more)
 
 
@@ -236,7 +237,7 @@ def of_listing(lines: Sequence[tuple[str, str]]) -> tuple[Function, ...]:
     """
     named = {f.id: f for names in TOPOLOGIES.values() for f in names}
     named |= {f.id: f for board in BOARDS.values() for f in board}
-    found = []
+    found: list[Function] = []
     for name, ident in lines:
         like = named.get(ident, Function(name, ident))
         behind = ""

@@ -115,7 +115,7 @@ def parse(data: bytes, name: str) -> Transcript:
         raise TranscriptError(name, 1, "the file is empty")
     from . import attachlog
 
-    if any(line.startswith("STEP ") or line.startswith("BOOT ") for line in lines):
+    if any(line.startswith(("STEP ", "BOOT ")) for line in lines):
         return _iotest(lines, name)
     if any("attachlab" in line for line in lines):
         return attachlog.parse(lines, name)
@@ -151,7 +151,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= SHOWN else text[:SHOWN] + "…")
 
 
-# -- the MACHINE line ----------------------------------------------------------------------------------
+# -- the MACHINE line ----------------------------------------------------------------------------
 
 
 def machine_words(line: str) -> dict[str, str]:
@@ -185,7 +185,7 @@ def functions_of(words: dict[str, str], name: str) -> tuple[topology.Function, .
         raise TranscriptError(name, 1, str(error)) from None
 
 
-# -- iotest: what the script says ----------------------------------------------------------------------
+# -- iotest: what the script says ----------------------------------------------------------------
 
 VERBS: dict[str, str] = {
     "buf": "+buffer count",
@@ -240,7 +240,7 @@ VERBS: dict[str, str] = {
     "settle": "number",
     "note": "...",
 }
-"""The verbs of a script and what each takes; ``+`` makes a name, ``-`` ends one, ``?`` may be absent."""
+"""The verbs of a script and what each takes; ``+`` makes a name, ``-`` ends one, ``?`` may lack."""
 
 
 def number(text: str) -> int:
@@ -263,13 +263,14 @@ class _Script:
     def step(self, line: int, text: str, count: int, expected: int) -> Step:
         if count != expected:
             raise TranscriptError(
-                self.file, line, f"steps must follow one another: {count} comes after {expected - 1}"
+                self.file, line, f"steps must be in order: {count} comes after {expected - 1}"
             )
         phys = re.search(r"\sphys=0x([0-9a-f]+)\s*$", text)
         said = text[: phys.start()] if phys else text
         words = said.partition("#")[0].split()
         if not words or words[0] not in VERBS:
-            raise TranscriptError(self.file, line, f"unknown verb {_short(words[0] if words else '')}")
+            verb = _short(words[0] if words else "")
+            raise TranscriptError(self.file, line, f"unknown verb {verb}")
         verb, args = words[0], tuple(words[1:])
         self._check(line, verb, args)
         at = int(phys[1], 16) if phys else None
@@ -303,7 +304,7 @@ class _Script:
                 self.made[kind].discard(arg)
 
 
-# -- iotest: what the kernel answered ------------------------------------------------------------------
+# -- iotest: what the kernel answered ------------------------------------------------------------
 
 
 def _status(text: str) -> str:
@@ -422,9 +423,7 @@ def edulab_answer(rest: str) -> tuple[str, str] | None:
     Which freed address is handed out next is the allocator's choice, and whether a DMA was still
     pending is the clock's: neither is an answer.
     """
-    found = re.match(
-        r"RESULT label=(\S+) iova=\S+ len=(\d+) landed=(\d+) outcome=(\S+)", rest
-    )
+    found = re.match(r"RESULT label=(\S+) iova=\S+ len=(\d+) landed=(\d+) outcome=(\S+)", rest)
     if found:
         return found[1], f"{found[4]} landed={found[3]}/{found[2]}"
     found = re.match(r"mask64 rc=(-?\d+)", rest)
@@ -485,7 +484,8 @@ def _iotest(lines: list[str], name: str) -> Transcript:
         )
     words = machine(lines[0], name)
     uname, cmdline = "", ""
-    script, steps = _Script(name), []
+    script = _Script(name)
+    steps: list[Step] = []
     answers: list[Answer] = []
     pending: list[tuple[int, str]] = []
     finished, traced = False, False
