@@ -698,6 +698,8 @@ def unmap_entry(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
     """Whatever entry is found at the address goes, and its size is returned."""
     form, iova = job.form, chunk.iova
     row = table.find(iova)
+    if row is None and form.hole == "level" and _above(form, table, iova):
+        return _unmap_from_zero(job, table, chunk)
     if row is None:
         return table, [], _hole(job, table, chunk)
     run = table[row]
@@ -709,6 +711,25 @@ def unmap_entry(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
     if page.iova == iova:
         number = max(1, min((run.end - iova) // page.size, chunk.size // page.size))
     return _wiped(job, table, page.iova, number * page.size)
+
+
+def _above(form: Format, table: PageTable, iova: int) -> bool:
+    """Is the address above a table that has three levels at first and grows with what is mapped?"""
+    height = next((shift for shift in form.tables[2:] if not table.last >> shift), 64)
+    return iova >> height > 0
+
+
+def _unmap_from_zero(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
+    """Above the table the walk ends without a page size, and its next address is 0 (fetch_pte)."""
+    text = f"{chunk.iova:#x} is above the page table, so what is at address 0 goes"
+    job.w.event("note", job.form.function, iova=0, size=chunk.size, text=text)
+    gone, done = list[Run](), 0
+    while done < chunk.size:
+        at = Chunk(done, done, 12, (chunk.size - done) >> 12)
+        table, removed, size = unmap_entry(job, table, at)
+        gone += removed
+        done += size
+    return table, gone, done
 
 
 def _hole(job: Job, table: PageTable, chunk: Chunk) -> int:
@@ -729,9 +750,7 @@ def _level_of_hole(job: Job, table: PageTable, iova: int) -> int:
     A table is as high as the aperture asks for (intel), or grows with what is mapped (amd).
     """
     sizes = (12, *job.form.tables)
-    top = job.domain.last
-    if job.form.range_map == "none":
-        top = max(table.iova[-1] + table.size[-1] - 1, iova) if len(table) else iova
+    top = table.last if job.form.range_map == "none" else job.domain.last
     height = max(3, sum(1 for size in sizes if top >> size))
     for shift in reversed(sizes[1:height]):
         if not table.holds(shift, iova):

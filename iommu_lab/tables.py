@@ -116,6 +116,12 @@ class PageTable:
     def _columns(self) -> tuple[object, ...]:
         return self.iova, self.size, self.paddr, self.shift, self.prot, self.stale, self.bare
 
+    @property
+    def last(self) -> int:
+        """The last address that is mapped or that an empty table stands for; 0 if there is none."""
+        ends = ((index + 1) << shift for shift, index in self.bare)
+        return max(self.iova[-1] + self.size[-1] if len(self) else 1, *ends, 1) - 1
+
     def find(self, iova: int) -> int | None:
         """The row that holds this address, or None for a hole."""
         row = bisect_right(self.iova, iova) - 1
