@@ -70,7 +70,7 @@ class Segments:
         self.number = np.repeat(np.arange(len(sizes)), sizes)
         self.start = np.concatenate([p.start for p in checker.partitions])
         self.words = np.concatenate([p.record for p in checker.partitions]).reshape(-1)
-        self.of_device = checker._which.astype(np.int64)
+        self.of_device = checker.which.astype(np.int64)
 
     def judge(
         self,

@@ -39,6 +39,7 @@ COMMANDS = (
     Command(
         "replay", "captures.command:main", "hold the model against transcripts of real kernels"
     ),
+    Command("check", "scale:main", "judge every DMA of a trace in Parquet under a scenario"),
     Command("search", "search:main", "the shortest sequence of verbs that leaks, crashes, …"),
 )
 

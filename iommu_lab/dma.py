@@ -105,10 +105,14 @@ class Checker:
                 self._compiled[key] = known or (table, compile_device(hardware, device))
             which[index] = rows.setdefault(key, len(rows))
             self._entries.append(entry)
-        self._which = which
+        self.which = which
         self._fast: Kernel | None = None
         self._owners = Owners(self.memory)
         self.partitions = tuple(partition for _, partition in self._compiled.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process: without the tables, and without compiled code."""
+        return {**self.__dict__, "_compiled": {}, "_fast": None}
 
     @classmethod
     def from_lab(cls, lab: Lab) -> Checker:
@@ -164,24 +168,26 @@ class Checker:
 
     def _kernel(self) -> Kernel | None:
         """The compiled kernel with this checker's index, or None where there is no numba."""
-        if self._fast is None:
+        if self._fast is None and self.partitions:
             try:
                 from . import dma_fast
             except ImportError:
                 return None
-            index = dma_fast.build(self._which, self.partitions)
+            index = dma_fast.build(self.which, self.partitions)
             self._fast = partial(dma_fast.judge, *index)
             self._share(index.words)
         return self._fast
 
     def _share(self, words: U64) -> None:
         """Let partitions look into the index's copy of their records, and drop their own."""
-        at = 0
-        for key, (table, own) in self._compiled.items():
+        at, shared = 0, []
+        for own in self.partitions:
             record = words[8 * at : 8 * (at + len(own))].reshape(-1, 8)
-            self._compiled[key] = table, replace(own, record=record)
+            shared.append(replace(own, record=record))
             at += len(own)
-        self.partitions = tuple(partition for _, partition in self._compiled.values())
+        for key, partition in zip(list(self._compiled), shared, strict=False):
+            self._compiled[key] = self._compiled[key][0], partition
+        self.partitions = tuple(shared)
 
     def _by_partition(
         self, device: NDArray[Any]
@@ -192,7 +198,7 @@ class Checker:
             return
         if not len(device):
             return
-        which = self._which[device]
+        which = self.which[device]
         rows = np.argsort(which, kind="stable")
         numbers, begin = np.unique(which[rows], return_index=True)
         for number, some in zip(numbers.tolist(), np.split(rows, begin[1:]), strict=True):

@@ -111,9 +111,8 @@ def build(which: NDArray[np.uint32], partitions: Sequence[Partition]) -> Index:
         segments += len(partition)
     if max(slots, segments) >= 2**31:
         raise ValueError(f"{segments} segments need {slots} slots; the index has room for 2**31")
-    if len(partitions) == 1:
-        record = partitions[0].record
-    else:
+    record = partitions[0].record
+    if len(partitions) > 1 or record.ctypes.data % 64:  # pickled arrays come back anywhere
         record = cache_lines(segments)
         np.concatenate([partition.record for partition in partitions], out=record)
     node = np.concatenate(nodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import tracemalloc
@@ -58,7 +59,8 @@ def scattered(draw):
 @settings(max_examples=100, deadline=None)
 def test_every_boundary_is_found_wherever_it_lies(table, width, data):
     # Every second mapping has an older one in the IOTLB, so that long accesses change their way.
-    old = tuple(Stale(run.iova, run.size, 0x100 << 40, 3, 0, 1) for run in list(table)[::2])
+    rights = data.draw(st.sampled_from([1, 2, 3]))
+    old = tuple(Stale(run.iova, run.size, 0x100 << 40, rights, 0, 1) for run in list(table)[::2])
     last = data.draw(st.sampled_from([TOP, max(run.end for run in table) - 1]))
     entry = Entry(Kind.TABLE, "t", last=last, outside="bypass")
     hardware = Hardware(Frozen(a=entry, b=BYPASS), Frozen(t=table.with_stale(old)), width=width)
@@ -71,6 +73,8 @@ def test_every_boundary_is_found_wherever_it_lies(table, width, data):
     row = np.arange(len(near))
     slow, fast = both(checker, row % 2, iova, size, row % 3 == 0)
     assert fast == slow
+    copy = pickle.loads(pickle.dumps(checker))
+    assert both(copy, row % 2, iova, size, row % 3 == 0) == (slow, slow)
 
 
 def long_trace(rows: int = 5000) -> tuple[Checker, list[np.ndarray]]:
@@ -169,6 +173,15 @@ def test_records_are_in_memory_once():
     assert fast == slow == [column.tolist() for column in checker.check(*columns)]
     one, other = checker.partitions[:2]
     assert one.record.base is other.record.base
+
+
+def test_with_no_device_every_row_is_refused_and_none_is_accepted():
+    checker = Checker(Hardware(), [])
+    assert both(checker, [], [], [], []) == ([[], []], [[], []])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dma, "FAST_ROWS", 0)
+        with pytest.raises(ValueError, match="row 0: device 0 does not exist; there are 0"):
+            checker.check([0], 0, 1, False)
 
 
 def run(code: str) -> str:
