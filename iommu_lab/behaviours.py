@@ -201,7 +201,7 @@ def _finished(w: World, domain: Domain) -> Domain:
     """The domain with what only an attach can tell: its aperture and page sizes, or its table."""
     if not domain.ready:
         last = min(w.driver.last, _hardware_limit(w))
-        domain = w.set_domain(domain.name, ready=True, first=w.driver.first, last=last)
+        domain = w.set_domain(domain.name, ready=True, first=w.driver.first, last=last, pgsizes=0)
         w.tables.setdefault(domain.table or domain.name, EMPTY)
     if w.driver.aperture_set == "narrowed":
         last = min(domain.last, _hardware_limit(w))
