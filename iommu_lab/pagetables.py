@@ -235,15 +235,16 @@ def iommu_unmap(w: World, domain: Domain, iova: int, size: int) -> tuple[int, li
 def iova_to_phys(w: World, domain: Domain, iova: int) -> int:
     """``iommu_iova_to_phys``: identity gives the address itself, blocked and holes give 0.
 
-    Some drivers answer with the page's address and drop the offset in the page.
+    Some drivers answer with the page's address and drop the offset in the page; one looks into the
+    empty table that it gave to an identity domain.
     """
     if domain.freed:
         raise KernelCrash("iommu_iova_to_phys", f"{domain.name} is freed and followed")
+    form = format_of(w)
     if domain.type is DomainType.IDENTITY:
-        return iova
+        return 0 if form.lookup == "table-only" else iova
     if not domain.type.paging:
         return 0
-    form = format_of(w)
     if form.lookup == "window":
         return iova if domain.first <= iova <= domain.last else 0
     if not domain.ready:
