@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from .. import behaviours, core, dmaapi, pagetables
 from ..domains import DomainType
-from ..errors import KernelCrash
+from ..errors import KernelCrash, refuse
 from ..state import World
 from ..tables import READ, WRITE
 from . import topology
@@ -89,6 +89,11 @@ class Attachlab:
     def since(self, major: int, minor: int) -> bool:
         """Was the module compiled for this release or a later one?"""
         return self.version >= (major, minor)
+
+    @property
+    def older(self) -> bool:
+        """Is the log an older build's, which did not look in every place? It has no MACHINE line."""
+        return self.inputs.ran is not None
 
     @property
     def hole(self) -> int:
@@ -224,12 +229,11 @@ class Attachlab:
         domain = self.current(device)
         kind = 0 if domain is None else self.world.domains[domain].type
         key = f"{step} iommu_get_domain_for_dev dev{device.number}"
-        self.say("call", key, f"is={self.name(domain)} type={kind:#x}")
+        self.say("call", key, f"is={self.name(domain)} type={kind:#x}", optional=self.older)
         if domain is not None and self.old_api_iova:
             key = f"{step} iommu_iova_to_phys current({self.name(domain)})"
             found = self._lookup(domain, self.old_api_iova)
-            # Older builds of the module, whose logs have no MACHINE line, asked on s390 alone.
-            self.say("call", key, f"rc={found:#x}", optional=self.inputs.ran is not None)
+            self.say("call", key, f"rc={found:#x}", optional=self.older)
 
     def _lookup(self, domain: str, iova: int) -> int:
         found = pagetables.iova_to_phys(self.world, self.world.domains[domain], iova)
@@ -289,6 +293,9 @@ class Attachlab:
 
         def run() -> None:
             pagetables.iommu_map(world, world.domains[domain], iova, paddr, size, prot)
+            if self.iommu.refuses(world, domain):
+                pagetables.iommu_unmap(world, world.domains[domain], iova, size)
+                raise refuse("EIO", f"{domain} has a function in an error state")
             world.event("trace", "map", domain=domain, iova=iova, size=size, paddr=paddr)
 
         key = f"{step} iommu_map {self.name(domain)}"
@@ -298,6 +305,8 @@ class Attachlab:
         world = self.world
         done, _ = pagetables.iommu_unmap(world, world.domains[domain], iova, size)
         self._corrupt(iova, done)
+        if self.iommu.refuses(world, domain) and not self.since(6, 2):
+            done = 0
         world.event("trace", "unmap", domain=domain, iova=iova, size=size)
         self.iommu.settle(world)
         key = f"{step} iommu_unmap {self.name(domain)}"
@@ -315,7 +324,8 @@ class Attachlab:
 
     def to_phys(self, step: str, why: str, domain: str, iova: int) -> None:
         key = f"{step} iommu_iova_to_phys {self.name(domain)}"
-        self.say("call", key, f"iova={iova:#x} rc={self._lookup(domain, iova):#x}")
+        found = self._lookup(domain, iova)
+        self.say("call", key, f"iova={iova:#x} rc={found:#x}", optional=self.older)
 
     # -- attaching --------------------------------------------------------------------------
 
@@ -325,7 +335,7 @@ class Attachlab:
 
     def _attach(self, device: Device, domain: str) -> None:
         if device.bdf not in self.world.devices:
-            raise OSError(19, f"ENODEV: {device.bdf} is in no group")
+            raise refuse("ENODEV", f"{device.bdf} is in no group")
         core.attach_device(self.world, domain, device.bdf)
 
     def attach_group(self, device: Device, step: str, domain: str) -> int:
@@ -381,6 +391,9 @@ class Attachlab:
         iova = paddr
         if device.bdf in self.world.devices:
             iova = dmaapi.dma_map(self.world, device.bdf, paddr, PAGE, direction)
+            if device.bdf in self.iommu.dead:
+                dmaapi.dma_unmap(self.world, device.bdf, iova, PAGE)
+                raise refuse("EIO", f"{device.bdf} is in an error state")
         self.iommu.settle(self.world)
         return iova
 

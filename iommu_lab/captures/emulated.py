@@ -287,6 +287,8 @@ class Emulator:
     stuck: set[str] = field(default_factory=set)
     registered: dict[str, str | None] = field(default_factory=dict)
     shadows: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
+    dead: set[str] = field(default_factory=set)
+    """Functions in an error state: an instruction that refreshes their translations is refused."""
 
     def settle(self, world: World) -> None:
         """Take notice of what the last verb did."""
@@ -331,6 +333,10 @@ class Emulator:
                     table = event.domain if domain is None else domain.table
                     if table == name:
                         self._refresh(world, shadow, name, event.iova, event.size or 0)
+
+    def refuses(self, world: World, domain: str) -> bool:
+        """Would the machine refuse to refresh a translation of this domain?"""
+        return any(world.devices[device].attached == domain for device in self.dead)
 
     def refresh(self, world: World, device: str) -> None:
         """The guest tells of its whole table (``flush_iotlb_all``)."""
@@ -463,8 +469,8 @@ class Edu:
 class Rng:
     """QEMU's virtio-rng on zPCI, whose entropy is zeros: a DMA reads and writes its ring as well.
 
-    A function whose DMA was stopped once is in an error state from then on, and its registers read
-    as ones (s390_pci_generate_error_event).
+    A function whose DMA was stopped once is in an error state from then on: its registers read as
+    ones, and the kernel can't change its translations (s390_pci_generate_error_event).
     """
 
     DONE, DEAD = 0xF, 0xFF
@@ -472,7 +478,6 @@ class Rng:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.dead = False
 
     def write_memory(
         self,
@@ -498,5 +503,6 @@ class Rng:
 
     def _goes(self, world: World, iommu: Emulator, iova: int, write: bool) -> int | None:
         how, paddr = iommu.reach(world, self.name, iova, write)
-        self.dead |= how != "memory"
-        return None if self.dead else paddr
+        if how != "memory":
+            iommu.dead.add(self.name)
+        return None if self.name in iommu.dead else paddr
