@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from .. import behaviours, core, dmaapi, pagetables
 from ..domains import DomainType
 from ..errors import KernelCrash, refuse
+from ..hardware import Kind
 from ..state import World
 from ..tables import READ, WRITE
 from . import topology
@@ -92,7 +93,7 @@ class Attachlab:
 
     @property
     def older(self) -> bool:
-        """Is the log an older build's, which did not look in every place? It has no MACHINE line."""
+        """Is the log, without a MACHINE line, an older build's? It did not look in every place."""
         return self.inputs.ran is not None
 
     @property
@@ -114,9 +115,11 @@ class Attachlab:
             self.said.append(Prediction(0, "crash", "crash", crash.function))
         return self.said
 
-    def say(self, kind: str, key: str, value: str, *, optional: bool = False) -> None:
+    def say(
+        self, kind: str, key: str, value: str, why: str = "", *, optional: bool = False
+    ) -> None:
         self._before(key)
-        self.said.append(Prediction(0, kind, key, value, optional))
+        self.said.append(Prediction(0, kind, key, value, optional, why))
 
     def _before(self, key: str) -> None:
         """What was traced since the last line stands in the log before this one."""
@@ -129,7 +132,7 @@ class Attachlab:
         if events:
             self.said.append(Prediction(0, "trace", f"before {key}", tuple(events)))
 
-    def call(self, key: str, run: Callable[[], object], form: str = "rc={}") -> int:
+    def call(self, key: str, run: Callable[[], object], form: str = "rc={}", why: str = "") -> int:
         """Make a call that returns 0 or an errno, and say which."""
         try:
             run()
@@ -137,7 +140,7 @@ class Attachlab:
         except OSError as error:
             returned = -(error.errno or 0)
         self.iommu.settle(self.world)
-        self.say("call", key, form.format(returned))
+        self.say("call", key, form.format(returned), why)
         return returned
 
     # -- devices ----------------------------------------------------------------------------
@@ -233,7 +236,30 @@ class Attachlab:
         if domain is not None and self.old_api_iova:
             key = f"{step} iommu_iova_to_phys current({self.name(domain)})"
             found = self._lookup(domain, self.old_api_iova)
-            self.say("call", key, f"rc={found:#x}", optional=self.older)
+            self.say("call", key, f"rc={found:#x}", "old DMA-API address", optional=self.older)
+        if self.setup.profile.window is not None:
+            self._show_zpci(device, step, self.setup.profile.window)
+
+    def _show_zpci(self, device: Device, step: str, window: tuple[int, int]) -> None:
+        """What s390's own structures hold, whatever the emulator has cached of it."""
+        entry, at = self.world.entries.get(device.bdf), self.world.devices.get(device.bdf)
+        name = None if entry is None else entry.table
+        words = {"dma_table": name is not None}
+        if not self.since(6, 7):
+            words["bitmap"] = entry is not None and entry.kind is Kind.PLATFORM
+        words["s390_domain"] = at is not None and at.attached is not None
+        said = [f"{word}={'set' if is_set else 'NULL'}" for word, is_set in words.items()]
+        said += [f"start_dma={window[0]:#x}", f"end_dma={window[1]:#x}"]
+        self.say("call", f"{step} zpci", " ".join(said))
+        if self.since(6, 7):
+            return
+        table = self.world.table(name)
+        places = {"T": self.T, "oldapi": self.old_api_iova, "newapi": self.new_api_iova}
+        found = [
+            f"{word}={'-' if not iova else 'no' if table.lookup(iova) is None else 'VALID'}"
+            for word, iova in places.items()
+        ]
+        self.say("call", f"{step} s390-table", " ".join(found))
 
     def _lookup(self, domain: str, iova: int) -> int:
         found = pagetables.iova_to_phys(self.world, self.world.domains[domain], iova)
@@ -299,7 +325,7 @@ class Attachlab:
             world.event("trace", "map", domain=domain, iova=iova, size=size, paddr=paddr)
 
         key = f"{step} iommu_map {self.name(domain)}"
-        return self.call(key, run, f"iova={iova:#x} size={size:#x} prot={prot} rc={{}}")
+        return self.call(key, run, f"iova={iova:#x} size={size:#x} prot={prot} rc={{}}", why)
 
     def unmap(self, step: str, why: str, domain: str, iova: int, size: int = PAGE) -> int:
         world = self.world
@@ -310,7 +336,7 @@ class Attachlab:
         world.event("trace", "unmap", domain=domain, iova=iova, size=size)
         self.iommu.settle(world)
         key = f"{step} iommu_unmap {self.name(domain)}"
-        self.say("call", key, f"iova={iova:#x} size={size:#x} rc={done:#x}")
+        self.say("call", key, f"iova={iova:#x} size={size:#x} rc={done:#x}", why)
         return done
 
     def _corrupt(self, iova: int, size: int) -> None:
@@ -325,7 +351,7 @@ class Attachlab:
     def to_phys(self, step: str, why: str, domain: str, iova: int) -> None:
         key = f"{step} iommu_iova_to_phys {self.name(domain)}"
         found = self._lookup(domain, iova)
-        self.say("call", key, f"iova={iova:#x} rc={found:#x}", optional=self.older)
+        self.say("call", key, f"iova={iova:#x} rc={found:#x}", why, optional=self.older)
 
     # -- attaching --------------------------------------------------------------------------
 

@@ -162,6 +162,13 @@ def _module(log: _Log, at: int, line: str) -> None:
                 value = VOID  # the DMA that should have filled them was left out
             log.answer(at, kind, key.format(**words), value.format(**words))
             return
+    held = re.match(r"attachlab step=(\S+) s390-table at=\S+ (.*)$", line)
+    if held:
+        # Which of the tables on the way is missing is not told: an entry is valid or it is not.
+        says = {"VALID": "VALID", "-": "-"}
+        entries = re.findall(r"(\w+):\S+?=(\S+)", held[2])
+        text = " ".join(f"{place}={says.get(entry, 'no')}" for place, entry in entries)
+        log.answer(at, "call", f"{held[1]} s390-table", text)
     call = re.match(r"attachlab step=(\S+) call=(.*)$", line)
     if call:
         _call(log, at, call[1], call[2])
@@ -229,6 +236,13 @@ LINES = tuple(
             "call",
             "{step} check-data",
             "{rest}",
+        ),
+        (
+            r"step=(?P<step>\S+) zpci (?P<table>dma_table=\S+)(?: iommu_pages=\S+)?"
+            r"(?P<rest>(?: bitmap=\S+)? s390_domain=.*)$",
+            "call",
+            "{step} zpci",
+            "{table}{rest}",
         ),
         (r"fault_handler called (?P<rest>.*)$", "call", "fault handler", "{rest}"),
     )

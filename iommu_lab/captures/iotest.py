@@ -71,7 +71,8 @@ class Traced:
 class Prediction:
     """What the model says to one step: ``value`` is a word, or for "trace" a tuple of events.
 
-    ``optional``: whether the question comes up at all hangs on an address that the kernel chose.
+    ``optional``: whether the question comes up at all hangs on an address that the kernel chose, or
+    on which build of the program it was. ``why`` is a remark for a reader.
     """
 
     step: int
@@ -79,6 +80,7 @@ class Prediction:
     key: str
     value: str | tuple[Traced, ...]
     optional: bool = False
+    why: str = ""
 
 
 @dataclass(slots=True)

@@ -91,71 +91,75 @@ def _whole(transcript: Transcript, predicted: Predicted) -> None:
     last = inputs.steps[-1].number if inputs.steps else 0
     if predicted.crash_at is not None and predicted.crash_at == last:
         return
+    where = f" after step {last} of the script" if last else ""
     raise TranscriptError(
-        inputs.name,
-        transcript.last_line,
-        f"cut off after step {last} of the script: the last line is missing",
+        inputs.name, transcript.last_line, f"cut off{where}: the last line is missing"
     )
 
 
 def compare(transcript: Transcript, predicted: Predicted) -> list[Row]:
     """Lay predictions beside answers, step by step and key by key."""
-    inputs = transcript.inputs
-    steps = {s.number: s for s in inputs.steps}
-    answered = bool(transcript.answers)
-    waiting: dict[tuple[int, str, str], list[Answer]] = defaultdict(list)
-    void: dict[tuple[int, str, str], bool] = defaultdict(bool)
-    for answer in transcript.answers:
-        at_ = answer.step, answer.kind, answer.key
-        waiting[at_].append(answer)
-        void[at_] |= answer.value == VOID
-    found: list[Row] = []
+    sheet = _Sheet(transcript)
+    for prediction in predicted.predictions:
+        sheet.lay(prediction)
+    sheet.rest()
+    return sorted(sheet.rows, key=lambda r: (r.step, r.line))
 
-    def row(step: int, line: int, what: tuple[str, str], said: str, was: str, v: Verdict) -> None:
-        at = steps.get(step)
-        verb = at.text if at is not None else ""
-        found.append(
-            Row(
-                inputs.name,
-                line or (at.line if at is not None else 0),
-                step,
-                verb,
-                what[0],
-                what[1],
-                said,
-                was,
-                v,
-            )
-        )
 
-    for p in predicted.predictions:
-        what = (p.kind, p.key)
-        said = _says(p.value)
-        queue = waiting.get((p.step, p.kind, p.key))
+class _Sheet:
+    """The answers of a transcript, each crossed out when its prediction is laid beside it."""
+
+    def __init__(self, transcript: Transcript) -> None:
+        self.name = transcript.inputs.name
+        self.steps = {s.number: s for s in transcript.inputs.steps}
+        self.answered = bool(transcript.answers)
+        self.stopped = self.answered and not transcript.finished
+        self.waiting: dict[tuple[int, str, str], list[Answer]] = defaultdict(list)
+        self.rows: list[Row] = []
+        self.line = 0
+        for answer in transcript.answers:
+            self.waiting[answer.step, answer.kind, answer.key].append(answer)
+        self.void = {
+            at for at, answers in self.waiting.items() if any(a.value == VOID for a in answers)
+        }
+
+    def lay(self, p: Prediction) -> None:
+        """Lay one prediction beside the first answer to its question."""
+        queue = self.waiting.get((p.step, p.kind, p.key))
         if p.kind == "crash":
-            stopped = answered and not transcript.finished
-            verdict: Verdict = "agree" if stopped else "disagree" if answered else "no answer"
-            row(p.step, 0, what, said, "the kernel stopped" if stopped else NOTHING, verdict)
-        elif not answered:
-            row(p.step, 0, what, said, "", "no answer")
-        elif not queue:
-            if p.optional:
-                continue
-            row(p.step, 0, what, said, NOTHING, "disagree")
-        else:
+            was = "the kernel stopped" if self.stopped else NOTHING
+            self._beside(p, was, "agree" if self.stopped else "disagree")
+        elif queue:
             answer = queue.pop(0)
-            if answer.value == VOID:
-                continue
-            same = _same(p.value, answer.value)
-            row(p.step, answer.line, what, said, answer.value, "agree" if same else "disagree")
-    for (step, kind, key), left in waiting.items():
-        for answer in left:
-            if answer.value == VOID or void[step, kind, key]:
-                continue
-            what = (kind, key)
-            stays: Verdict = "disagree" if kind == "trace" else "not modelled"
-            row(step, answer.line, what, NOTHING if kind == "trace" else "", answer.value, stays)
-    return sorted(found, key=lambda r: (r.step, r.line))
+            self.line = answer.line
+            if answer.value != VOID:
+                same = _same(p.value, answer.value)
+                self._beside(p, answer.value, "agree" if same else "disagree")
+        elif not (self.answered and p.optional):
+            self._beside(p, NOTHING, "disagree")
+
+    def _beside(self, p: Prediction, was: str, verdict: Verdict) -> None:
+        if not self.answered:
+            was, verdict = "", "no answer"
+        step = self.steps.get(p.step)
+        verb = p.why if step is None else step.text
+        line = self.line if step is None or self.line > step.line else step.line
+        said = _says(p.value)
+        self.rows.append(Row(self.name, line, p.step, verb, p.kind, p.key, said, was, verdict))
+
+    def rest(self) -> None:
+        """What is left over are answers that nothing was predicted for."""
+        for at, left in self.waiting.items():
+            number, kind, key = at
+            step = self.steps.get(number)
+            said = NOTHING if kind == "trace" else ""
+            verdict: Verdict = "disagree" if kind == "trace" else "not modelled"
+            for answer in () if at in self.void else left:
+                verb = "" if step is None else step.text
+                was = answer.value
+                self.rows.append(
+                    Row(self.name, answer.line, number, verb, kind, key, said, was, verdict)
+                )
 
 
 def _says(value: str | tuple[Traced, ...]) -> str:
