@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -66,9 +67,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def page(chromium: Browser, lab: Server) -> Iterator[Page]:
-    """A fresh page. The test fails on a script's error and on a request to another machine.
+@contextmanager
+def watched(chromium: Browser, lab: Server) -> Iterator[Page]:
+    """A page that ends in a failure on a script's error and on a request to another machine.
 
     The kernels that the page started end with it.
     """
@@ -84,3 +85,17 @@ def page(chromium: Browser, lab: Server) -> Iterator[Page]:
     for session in lab.ask("api/sessions"):
         lab.ask(f"api/sessions/{session['id']}", method="DELETE")
     assert not bad, bad
+
+
+@pytest.fixture
+def page(chromium: Browser, lab: Server) -> Iterator[Page]:
+    """A fresh page for one test."""
+    with watched(chromium, lab) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def lasting_page(chromium: Browser, lab: Server) -> Iterator[Page]:
+    """A page that all tests of a file share, each putting it back to where it begins."""
+    with watched(chromium, lab) as page:
+        yield page

@@ -37,9 +37,14 @@ def open_and_run(page: Page, lab: Server, notebook: str, patience: float = 60) -
             break
         assert time.monotonic() < until, state
         time.sleep(0.1)
+    run_again(page)
+    return panel
+
+
+def run_again(page: Page) -> None:
+    """Clear the outputs of the notebook that is open and run all its cells."""
     page.evaluate("jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
     page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
-    return panel
 
 
 def faults(page: Page, within: str) -> list[str]:
