@@ -19,9 +19,9 @@ state, and its effect on them is remembered. Names that play the same part are t
 second domain only after the first was used), which leaves out only renamings of other sequences.
 
 Callers keep their contracts: the DMA API is called by a bound kernel driver, nobody frees a domain
-that the core believes attached or gives back a default domain that nobody uses. No failure of
-memory or of a driver is injected. ``map_many`` does what ``map`` does, and binding ``vfio-pci``
-does nothing to the IOMMU core.
+that the core believes attached, gives back a default domain that nobody uses, or releases what
+nobody claimed. No failure of memory or of a driver is injected. ``map_many`` does what ``map``
+does, and binding ``vfio-pci`` does nothing to the IOMMU core.
 
 A finding is what the model does, from sources that were read; it is not a report of a bug in a
 kernel.
@@ -218,6 +218,11 @@ def _there(w: World, step: Step) -> bool:
         return LATE not in w.devices
     if step.verb == "free_domain":
         return all(first not in (g.domain, g.default, g.blocking) for g in w.groups.values())
+    if step.verb == "release_dma_owner":
+        return group is not None and w.groups[group].owner is not None
+    if step.verb == "release_device_owner":
+        mine = w.group_of(str(first))
+        return mine is not None and mine.owner is not None
     if step.verb == "unuse_default_domain":
         return _users(w, str(first)) > 0
     if step.verb == "use_default_domain":
@@ -921,7 +926,7 @@ def survey(
     # Fresh interpreters: a fork of a process that runs threads may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        for row in pool.map(_survey_row, jobs):
+        for row in pool.map(survey_row, jobs):
             rows.append(row)
             if progress is not None:
                 progress(f"{len(rows)} of {len(jobs)}: {row['release']} {row['driver']}")
@@ -937,7 +942,8 @@ def drivers_and_arches(
             yield find_driver(name, release).name, arch
 
 
-def _survey_row(job: tuple[str, str, str, int, float]) -> dict[str, Any]:
+def survey_row(job: tuple[str, str, str, int, float]) -> dict[str, Any]:
+    """One row of the table: release, driver, architecture, depth and budget in seconds."""
     release, name, arch, depth, seconds = job
     result = shortest(release, name, arch, depth=depth, seconds=seconds)
     row: dict[str, Any] = {"release": release, "driver": name, "arch": arch}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from iommu_lab import search
+from iommu_lab.datafiles import datafile
 from iommu_lab.errors import KernelCrash, UnknownName
 from iommu_lab.hardware import Frozen
 from iommu_lab.lab import Lab, perform
@@ -174,3 +176,31 @@ def test_a_budget_that_is_spent_says_how_far_the_search_came():
 def test_an_unknown_kind_of_finding_is_refused_by_name():
     with pytest.raises(UnknownName, match="unknown finding 'leek': nearest is leak"):
         shortest("6.0", "amd", kinds=["leek"])
+
+
+SAMPLE = [
+    ("5.19", "tegra-smmu", "arm32"),
+    ("6.0", "mtk", "arm64"),
+    ("patch-v2", "rockchip", "arm64"),
+    ("patch-v2", "s390", "s390x"),
+    ("plan", "fsl_pamu", "ppc64"),
+    ("6.3", "omap", "arm32"),
+    ("6.7", "sun50i", "arm64"),
+    ("7.2", "qcom_iommu", "arm64"),
+]
+
+
+@pytest.mark.parametrize(("release", "name", "arch"), SAMPLE)
+def test_a_row_of_the_table_comes_out_the_same_again(release, name, arch):
+    kept = pd.read_csv(datafile("search", "search.csv"), keep_default_na=False)
+    row = kept[(kept.release == release) & (kept.driver == name) & (kept.arch == arch)]
+    again = search.survey_row((release, name, arch, 4, 600.0))
+    assert row.to_dict("records") == [again]
+
+
+def test_the_table_has_every_driver_of_every_design_and_no_search_that_was_cut_short():
+    kept = pd.read_csv(datafile("search", "search.csv"), keep_default_na=False)
+    wanted = [(r, *row) for r in search.DESIGNS for row in drivers_and_arches(r)]
+    assert list(zip(kept.release, kept.driver, kept.arch, strict=True)) == wanted
+    everything = kept[list(search.FINDINGS)].gt(0).all(axis="columns")
+    assert (kept.depth.eq(4) | everything).all()
