@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 from .. import core, dmaapi
 from ..errors import KernelCrash, errno_name, refuse
-from ..iommufd import Iommufd
 from ..machine import reserved_of
 from ..state import Event, World
 from ..tables import READ, WRITE
@@ -100,7 +99,6 @@ class _Device:
     stale_bar: bool = False
     vfio_bar: bool = False
     open_in: OpenGroup | None = None
-    cdev: int | None = None
     preloaded: int | None = None
     """The seed of the pattern that its buffer was loaded with."""
     bound_id: int = 0
@@ -134,8 +132,6 @@ class IoTest:
         self.iommu = Emulator(setup)
         self.memory = Memory()
         self.vfio = Vfio(self.world, isolated=setup.isolated, coherent=setup.profile.coherent)
-        self.iommufd: Iommufd | None = None
-        self.iommufd_open = False
         self.ids: dict[str, int] = {}
         self.command = {f.name: FIRMWARE_COMMAND[inputs.arch] for f in setup.bus.functions.values()}
         self.saved: dict[str, int] = {}
@@ -310,8 +306,6 @@ class IoTest:
                 raise refuse("ENOENT", f"{bdf} has no driver")
             return
         if driver == "vfio-pci" and bdf in self.vfio.devices:
-            if self.iommufd is not None and self.iommufd.is_open(bdf):
-                raise KernelCrash("vfio_unregister_group_dev", f"waits for ever: {bdf} is open")
             self.vfio.unregister(bdf)
         if driver in ENABLES_MASTER:
             self.command[bdf] &= ~MASTER_ON
@@ -645,13 +639,6 @@ class IoTest:
             if group.devices.count(device.bdf) == 1:
                 self._disable(device.bdf)
             self.status("close dev", lambda: self.vfio.close_device(group, device.bdf))
-        elif device.cdev is not None:
-            cdev, device.cdev = device.cdev, None
-            assert self.iommufd is not None
-            iommufd = self.iommufd
-            if iommufd.is_bound(cdev):
-                self._disable(device.bdf)
-            self.status("close dev", lambda: iommufd.close_device(cdev))
 
     def do_closegroup(self, step: Step, name: str) -> None:
         self.status("close group", lambda: self.vfio.close_group(self._group(name)))
