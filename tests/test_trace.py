@@ -67,6 +67,10 @@ class Slow:
         return NO_DMA, 0
 
 
+# Few, so that a page is often used again; on both sides of the window, in it, and the last one.
+PAGES = st.sampled_from([5, 6, 7, 8, 11, 15])
+
+
 @st.composite
 def stories(draw):
     """Events on two devices and two domains, in which nothing is mapped twice."""
@@ -74,7 +78,7 @@ def stories(draw):
     events = [(Do.ATTACH, n, 0, 0, draw(st.sampled_from([0, 0, 1]))) for n in (0, 1)]
     kinds = st.sampled_from([Do.DMA] * 4 + [Do.MAP] * 3 + [Do.UNMAP] * 2 + list(Do))
     for _ in range(draw(st.integers(5, 40))):
-        do, who, page = draw(kinds), draw(st.integers(0, 1)), draw(st.integers(0, 15))
+        do, who, page = draw(kinds), draw(st.sampled_from([0, 0, 1])), draw(PAGES)
         size = PAGE * min(draw(st.sampled_from([1, 1, 2, 3])), 16 - page)
         pages = set(range(page, page + size // PAGE))
         if do == Do.DMA:
@@ -154,15 +158,44 @@ def test_strict_is_lazy_with_a_flush_behind_every_unmap(story):
 def test_many_windows_on_one_page_are_all_remembered_until_the_flush():
     rows = [(Do.ATTACH, 0, 0, 0, 0)]
     for paddr in (0x10_0000, 0x20_0000, 0x30_0000):
-        rights = WRITE if paddr == 0x20_0000 else READ
+        rights = WRITE if paddr == 0x10_0000 else READ
         rows += [(Do.MAP, 0, 0x1000, PAGE, paddr, rights), (Do.UNMAP, 0, 0x1000, PAGE)]
     rows += [(Do.DMA, 0, 0x1000, 1, 0, 1), (Do.DMA, 0, 0x1000, 1, 0, 0)]
     events = Events.of(rows)
     since = np.empty(len(rows), np.int64)
     code, addr = Replay(1, 1, lazy=True).run(events, since=since)
     assert code[-2:].tolist() == [Verdict.STALE, Verdict.STALE]
-    assert addr[-2:].tolist() == [0x20_0000, 0x30_0000]
-    assert since[-2:].tolist() == [4, 6]
+    assert addr[-2:].tolist() == [0x10_0000, 0x30_0000]
+    assert since[-2:].tolist() == [2, 6]
+
+
+def played(*rows: tuple[int, ...], lazy: bool = True) -> list[tuple[str, int, int]]:
+    """Verdict, address and opening row of the DMAs of one device on one domain."""
+    events = Events.of(rows)
+    since = np.empty(len(rows), np.int64)
+    code, addr = Replay(1, 1, lazy=lazy, attached=0).run(events, since=since)
+    at = np.flatnonzero(events.kind == Do.DMA).tolist()
+    return [(Verdict(code[i]).name, int(addr[i]), int(since[i])) for i in at]
+
+
+def test_an_old_entry_matters_only_where_it_leads_elsewhere():
+    there_and_back = [(Do.MAP, 0, 0x1000, PAGE, 0x5000, RW), (Do.UNMAP, 0, 0x1000, PAGE)]
+    dma = (Do.DMA, 0, 0x1000, 8, 0, 1)
+    again = (Do.MAP, 0, 0x1000, PAGE, 0x5000, RW)
+    other = (Do.MAP, 0, 0x1000, PAGE, 0x9000, RW)
+    assert played(*there_and_back, again, dma) == [("TRANSLATED", 0x5000, -1)]
+    assert played(*there_and_back, other, dma) == [("STALE", 0x9000, 1)]
+    assert played(*there_and_back, dma, lazy=False) == [("NOT_MAPPED", 0x1000, -1)]
+
+
+def test_a_dma_over_two_windows_is_told_of_the_first_and_one_that_is_stopped_of_none():
+    assert played(
+        (Do.MAP, 0, 0x1000, 2 * PAGE, 0x5000, RW),
+        (Do.UNMAP, 0, 0x2000, PAGE),
+        (Do.UNMAP, 0, 0x1000, PAGE),
+        (Do.DMA, 0, 0x1800, PAGE),
+        (Do.DMA, 0, 0x2800, PAGE),
+    ) == [("STALE", 0x5800, 2), ("PARTIAL", 0x3000, -1)]
 
 
 def test_tables_grow_with_what_is_mapped():
