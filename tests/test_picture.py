@@ -145,6 +145,17 @@ def test_a_hundred_thousand_mappings_fit_on_a_screen_and_no_byte_is_lost():
     assert {s.region.owner: s.reached for s in row(picture).shares}["driver buffer"] == 2**24
 
 
+def test_memory_changes_hands_at_the_very_byte():
+    memory = (Region(0x8000_0000, 0x8000_0FFE, "mine"), Region(0x8000_0FFF, 0x8000_1FFF, "yours"))
+    lab = Lab("6.1", "amd", Machine(memory=memory))
+    lab.alloc_domain()
+    lab.attach_device("dom1", "dev0")
+    lab.map("dom1", PAGE, 0x8000_0000, PAGE)
+    found = row(describe(lab))
+    assert [s.reached for s in found.shares] == [0xFFF, 1]
+    assert [s.read.owner for s in found.done] == ["", "mine", "yours", ""]
+
+
 def test_a_read_only_page_is_drawn_in_the_upper_half_alone():
     lab = attached("6.1", "amd", (PAGE, 0x8000_0000, PAGE), prot="r")
     done = row(describe(lab)).done
@@ -161,6 +172,7 @@ def test_a_page_that_the_iotlb_may_remember_is_perhaps_in_reach_until_it_is_flus
     after = row(describe(lab))
     assert "perhaps 4 KiB of driver buffer" in before.reaches
     assert before.agrees is False  # the core takes it to be gone
+    assert {s.read.fate for s in before.believed} == {Fate.STOPPED}
     assert after.reaches == "reaches nothing"
 
 
@@ -182,6 +194,20 @@ def test_under_the_patch_a_blocked_exynos_reaches_everything():
         Extent.NOTHING,
         Extent.ALL,
     )
+
+
+def test_the_same_addresses_that_lead_elsewhere_are_no_agreement():
+    lab = Lab("6.0", "qcom")  # its second attach of a domain programs nothing
+    for dom, paddr in (("dom1", 0x8000_0000), ("dom2", 0x9000_0000)):
+        lab.alloc_domain()
+        lab.attach_device(dom, "dev0")
+        lab.map(dom, PAGE, paddr, PAGE)
+        lab.detach_device(dom, "dev0")
+    lab.attach_device("dom1", "dev0")
+    found = row(describe(lab))
+    assert found.believed[1].read.paddr == 0x8000_0000
+    assert found.done[1].read.paddr == 0x9000_0000
+    assert found.agrees is False
 
 
 def test_null_says_nothing_of_what_gets_through():
@@ -233,6 +259,7 @@ def test_a_wider_stretch_is_never_drawn_narrower():
     sizes = [last - first for first, last in axis.stretches()]
     widths = np.diff(axis.edges)[np.argsort(sizes)]
     assert (np.diff(widths) > -1e-9).all()
+    assert widths[0] < widths[-1] / 1.5
 
 
 def test_a_window_shows_its_own_addresses_alone():
@@ -318,12 +345,14 @@ def test_owners_are_told_apart_by_their_hatch_as_well():
 
 def test_the_svg_is_one_picture_with_its_sentence_and_names_are_only_text():
     name = '<b onload="x">&'
-    lab = Lab("6.1", "s390", Machine(memory=(Region(0, 0xFFFF_FFFF, name),)).having(name))
+    memory = (Region(0, 0xFFFF_FFFF, name),)
+    lab = Lab("6.1", "intel", Machine(memory=memory).having(name), cmdline="iommu=pt")
     picture = describe(lab)
     drawn = svg.draw(lay_out(picture), picture.says)
     assert drawn.count('role="img"') == 1
     assert "<b " not in drawn
     assert re.match(r'<svg [^>]*aria-label="Linux 6.1: The core believes[^"]*reaches', drawn)
+    assert drawn.count("&lt;b onload=") > 3
 
 
 def test_a_machine_without_devices_or_without_memory_is_no_accident():

@@ -168,6 +168,8 @@ SOUND = Scenario(
         ('verb = "map", ', "", r"steps\[1\]: has no 'verb'"),
         ('domain = "default0", ', "", r"steps\[1\]: map needs domain, .*; 'domain' is missing"),
         ("group = 0, owner", "grup = 0, owner", r"steps\[0\]: claim_dma_owner takes no 'grup'"),
+        ('name = "b", group', 'name = "b", grop', r"machine.devices\[1\]: unknown key 'grop'"),
+        ('name = "b", ', "", r"machine.devices\[1\]: has no 'name'"),
         ("iova = 0x1000", "iova = 1.5", r"steps\[1\].iova: must be an address, .*, got 1.5"),
         ("iova = 0x1000", "iova = -1", r"steps\[1\].iova: must be an address, .*, got -1"),
         ("iova = 0x1000", "iova = true", r"steps\[1\].iova: must be an address, .*, got True"),
