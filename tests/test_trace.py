@@ -188,6 +188,13 @@ def test_an_old_entry_matters_only_where_it_leads_elsewhere():
     assert played(*there_and_back, dma, lazy=False) == [("NOT_MAPPED", 0x1000, -1)]
 
 
+def test_rows_are_counted_over_all_runs_of_a_replay():
+    replay, since = Replay(1, 1, lazy=True, attached=0), np.empty(2, np.int64)
+    replay.run(Events.of([(Do.MAP, 0, 0x1000, PAGE, 0x5000, RW)]))
+    replay.run(Events.of([(Do.UNMAP, 0, 0x1000, PAGE), (Do.DMA, 0, 0x1000, 8)]), since=since)
+    assert since.tolist() == [-1, 1]
+
+
 def test_a_dma_over_two_windows_is_told_of_the_first_and_one_that_is_stopped_of_none():
     assert played(
         (Do.MAP, 0, 0x1000, 2 * PAGE, 0x5000, RW),
