@@ -177,7 +177,15 @@ STAYS_LISTED = ("domain", "list", "programmed")
 def into(w: World, domain: Domain, device: str) -> None:
     """Point the device at the domain's page table, finishing the domain if this is its first."""
     domain = _listed(w, domain, device)
-    w.program(device, Entry(Kind.TABLE, domain.table, domain.first, domain.last))
+    w.program(device, Entry(Kind.TABLE, domain.table, *_walked(w, domain)))
+
+
+def _walked(w: World, domain: Domain) -> tuple[int, int]:
+    """First and last address that the hardware looks up: an aperture that is left zero limits none.
+
+    The address of mtk_v1's table is all that its hardware is told.
+    """
+    return (0, TOP) if w.driver.aperture_set == "never" else (domain.first, domain.last)
 
 
 def _listed(w: World, domain: Domain, device: str) -> Domain:
@@ -203,10 +211,15 @@ def _finished(w: World, domain: Domain) -> Domain:
         last = min(w.driver.last, _hardware_limit(w))
         domain = w.set_domain(domain.name, ready=True, first=w.driver.first, last=last, pgsizes=0)
         w.tables.setdefault(domain.table or domain.name, EMPTY)
-    if w.driver.aperture_set == "narrowed":
-        last = min(domain.last, _hardware_limit(w))
-        domain = w.set_domain(domain.name, last=last, pgsizes=0)
-    return domain
+    return narrowed(w, domain)
+
+
+def narrowed(w: World, domain: Domain) -> Domain:
+    """The domain with the width and the page sizes of the hardware, if it promised others."""
+    if w.driver.aperture_set != "narrowed":
+        return domain
+    last = min(domain.last, _hardware_limit(w))
+    return w.set_domain(domain.name, last=last, pgsizes=0)
 
 
 def _unlist(w: World, domain: Domain, device: str) -> None:
@@ -340,7 +353,7 @@ def _into_what_is_written(w: World, domain: Domain, device: str) -> None:
     """Attach, and walk the table whose address the IOMMU's register got first."""
     written = w.notes.setdefault(_register(w, device), domain.table)
     domain = _listed(w, domain, device)
-    w.program(device, Entry(Kind.TABLE, str(written), domain.first, domain.last))
+    w.program(device, Entry(Kind.TABLE, str(written), *_walked(w, domain)))
 
 
 def attach_foreign_ignored(w: World, domain: Domain, device: str) -> None:

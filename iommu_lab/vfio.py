@@ -17,15 +17,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from . import behaviours, core
 from .domains import Domain, DomainType
 from .errors import KernelCrash, refuse
 from .machine import Reserved, reserved_of
-from .pagetables import iommu_map, iommu_unmap, iova_to_phys, pgsizes
+from .pagetables import iommu_map, iommu_unmap, pgsizes
 from .rbtree import RangeTree
 from .state import World
 from .tables import READ, WRITE
+
+if TYPE_CHECKING:
+    from .iommufd import Context
 
 PAGE = 4096
 TOP = 2**64 - 1
@@ -99,6 +103,20 @@ class OpenGroup:
     closed: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class DeviceFile:
+    """An open ``/dev/vfio/devices/vfioN``, and the iommufd that its device is bound to."""
+
+    device: str
+    context: Context | None = None
+
+
+def _bound(file: DeviceFile) -> Context:
+    if file.context is None:
+        raise refuse("EINVAL", f"{file.device} is bound to no iommufd")
+    return file.context
+
+
 @dataclass(frozen=True, slots=True)
 class Info:
     """What VFIO_IOMMU_GET_INFO answers."""
@@ -127,7 +145,7 @@ class Vfio:
         self.devices: dict[str, int] = {}
         """Devices bound to vfio-pci, with their group."""
         self.open: dict[int, OpenGroup] = {}
-        self.leaving: set[str] = set()
+        self.files: list[DeviceFile] = []
         self.domains_made = 0
 
     def rule(self, name: str) -> str:
@@ -146,7 +164,8 @@ class Vfio:
         """``vfio_unregister_group_dev``: waits for the close; the last one takes the group."""
         number = self.devices[device]
         at = self.open.get(number)
-        if at is not None and device in at.devices:
+        opened = any(file.device == device for file in self.files)
+        if opened or (at is not None and device in at.devices):
             raise KernelCrash("vfio_unregister_group_dev", f"waits for ever: {device} is open")
         last = list(self.devices.values()).count(number) == 1
         if last and at is not None and at.container is not None:
@@ -165,8 +184,8 @@ class Vfio:
         """Open ``/dev/vfio/N``: ENOENT when no device of the group is VFIO's, EBUSY when open."""
         if number not in self.devices.values():
             raise refuse("ENOENT", f"/dev/vfio/{number} does not exist")
-        if number in self.open:
-            raise refuse("EBUSY", f"group {number} is open already")
+        if number in self.open or self._in_iommufd(number):
+            raise refuse("EBUSY", f"group {number} is in use already")
         self.open[number] = OpenGroup(number)
         return self.open[number]
 
@@ -270,6 +289,44 @@ class Vfio:
         group.devices.remove(device)
         self._dissolve(group)
 
+    # -- device files of their own (6.6 and later) --------------------------------------------
+
+    def _in_iommufd(self, number: int) -> bool:
+        """``group->cdev_device_open_cnt``: is a device of the group bound through its own file?"""
+        return any(f.context and self.devices.get(f.device) == number for f in self.files)
+
+    def open_file(self, device: str) -> DeviceFile:
+        """Open ``/dev/vfio/devices/vfioN``."""
+        if device not in self.devices:
+            raise refuse("ENOENT", f"{device} is not bound to vfio-pci")
+        file = DeviceFile(device)
+        self.files.append(file)
+        return file
+
+    def bind_file(self, file: DeviceFile, context: Context) -> int:
+        """VFIO_DEVICE_BIND_IOMMUFD: the number of the device's object in the context."""
+        if self.devices[file.device] in self.open:
+            raise refuse("EBUSY", f"the group of {file.device} is open")
+        if any(f.context and f.device == file.device for f in self.files):
+            raise refuse("EINVAL", f"{file.device} is bound already")
+        number = context.bind(file.device)
+        file.context = context
+        return number
+
+    def attach_file(self, file: DeviceFile, number: int) -> int:
+        """VFIO_DEVICE_ATTACH_IOMMUFD_PT: the page table that the device came to."""
+        return _bound(file).attach(file.device, number)
+
+    def detach_file(self, file: DeviceFile) -> None:
+        """VFIO_DEVICE_DETACH_IOMMUFD_PT: fine when nothing is attached, too."""
+        _bound(file).detach(file.device)
+
+    def close_file(self, file: DeviceFile) -> None:
+        """Close the device's own file, which detaches and unbinds it."""
+        self.files.remove(file)
+        if file.context is not None:
+            file.context.unbind(file.device)
+
     # -- the container's ioctls -------------------------------------------------------------
 
     def check_extension(self, container: Container, number: int) -> int:
@@ -350,7 +407,7 @@ class Vfio:
         dma = Dma(iova, size, prot, tuple(pages[: size // PAGE]))
         done = 0
         try:
-            for run in _contiguous(dma):
+            for run in contiguous(dma):
                 self._map_everywhere(iommu, run, prot)
                 done += len(run.pages) * PAGE
             if len(dma.pages) * PAGE < size:
@@ -422,7 +479,7 @@ class Vfio:
         for domain in others:
             self._unmap_one(domain.name, dma.iova, dma.size, USER_PAGES)
         at = dma.iova
-        runs = _contiguous(dma)
+        runs = contiguous(dma)
         while at < dma.end:
             run = next(r for r in runs if r.iova <= at < r.end)
             length = PAGE if first.fine_grained else run.end - at
@@ -523,7 +580,7 @@ class Vfio:
 
     def _replay(self, iommu: Type1, name: str) -> None:
         for dma in sorted(iommu.maps.values(), key=lambda d: d.iova):
-            for run in _contiguous(dma):
+            for run in contiguous(dma):
                 self._map(name, run.iova, run.pages[0], run.size, dma.prot, USER_PAGES)
 
     def _detach_group(self, iommu: Type1, number: int) -> None:
@@ -560,12 +617,8 @@ class Vfio:
             bits = bits & ~(PAGE - 1) | PAGE
         iommu.pgsizes = bits
 
-    def phys(self, name: str, iova: int) -> int:
-        """Where a domain's table leads; for those who look, not for a device."""
-        return iova_to_phys(self.world, self._domain(name), iova)
 
-
-def _contiguous(dma: Dma) -> list[Dma]:
+def contiguous(dma: Dma) -> list[Dma]:
     """A mapping as runs of pages that follow one another in memory."""
     if not dma.pages:
         return []

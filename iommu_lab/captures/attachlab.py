@@ -19,6 +19,7 @@ from .. import behaviours, core, dmaapi, pagetables
 from ..domains import DomainType
 from ..errors import KernelCrash, refuse
 from ..hardware import Kind
+from ..iommufd import aperture
 from ..state import World
 from ..tables import READ, WRITE
 from . import topology
@@ -295,10 +296,7 @@ class Attachlab:
 
     def geometry(self, name: str) -> tuple[int, int, bool]:
         """The aperture, which is all zeros until the driver has set it."""
-        domain = self.world.domains[name]
-        if self.world.driver.aperture_set == "attach" and not domain.ready:
-            return 0, 0, False
-        return domain.first, domain.last, True
+        return aperture(self.world, self.world.domains[name])
 
     def free_domain(self, domain: str) -> None:
         core.domain_free(self.world, self.world.domains[domain])

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from .. import core, dmaapi
 from ..errors import KernelCrash, errno_name, refuse
+from ..iommufd import Context
 from ..machine import reserved_of
 from ..state import Event, World
 from ..tables import READ, WRITE
@@ -30,6 +31,7 @@ from ..vfio import (
     UPDATE_VADDR,
     USER_PAGES,
     Container,
+    DeviceFile,
     OpenGroup,
     Vfio,
 )
@@ -99,6 +101,7 @@ class _Device:
     stale_bar: bool = False
     vfio_bar: bool = False
     open_in: OpenGroup | None = None
+    file: DeviceFile | None = None
     preloaded: int | None = None
     """The seed of the pattern that its buffer was loaded with."""
     bound_id: int = 0
@@ -132,7 +135,11 @@ class IoTest:
         self.iommu = Emulator(setup)
         self.memory = Memory()
         self.vfio = Vfio(self.world, isolated=setup.isolated, coherent=setup.profile.coherent)
-        self.ids: dict[str, int] = {}
+        self.iommufd: Context | None = None
+        self.contexts = 0
+        self.iommufd_unsafe = False
+        self.numbers: dict[str, int] = {}
+        """The objects of iommufd by their names in the script."""
         self.command = {f.name: FIRMWARE_COMMAND[inputs.arch] for f in setup.bus.functions.values()}
         self.saved: dict[str, int] = {}
         self.overrides: dict[str, str] = {}
@@ -444,6 +451,8 @@ class IoTest:
             return self._rescan
         if path.endswith("/vfio_iommu_type1/parameters/allow_unsafe_interrupts"):
             return lambda: setattr(self.vfio, "unsafe", text in ("1", "y", "Y", "on"))
+        if path.endswith("/iommufd/parameters/allow_unsafe_interrupts"):
+            return lambda: self._allow_unsafe_iommufd(text in ("1", "y", "Y", "on"))
         if group:
             return lambda: self._write_type(int(group[1]), text)
         if driver and driver[2] == "bind":
@@ -455,6 +464,13 @@ class IoTest:
         if device:
             return self._device_writer(device[1], device[2], text)
         return None
+
+    def _allow_unsafe_iommufd(self, allowed: bool) -> None:
+        if not self.setup.build.iommufd:
+            raise refuse("ENOENT", "there is no module iommufd")
+        self.iommufd_unsafe = allowed
+        if self.iommufd is not None:
+            self.iommufd.unsafe = allowed
 
     def _device_writer(self, bdf: str, file: str, text: str) -> Callable[[], object] | None:
         if file == "remove":
@@ -639,6 +655,11 @@ class IoTest:
             if group.devices.count(device.bdf) == 1:
                 self._disable(device.bdf)
             self.status("close dev", lambda: self.vfio.close_device(group, device.bdf))
+        elif device.file is not None:
+            file, device.file = device.file, None
+            if file.context is not None:
+                self._disable(device.bdf)
+            self.status("close dev", lambda: self.vfio.close_file(file))
 
     def do_closegroup(self, step: Step, name: str) -> None:
         self.status("close group", lambda: self.vfio.close_group(self._group(name)))
@@ -694,6 +715,137 @@ class IoTest:
             said = f"OK unmapped={done:#x}"
         except OSError as error:
             # The answer is written back only on success, so the size asked for stands there.
+            said = f"{errno_name(error)} unmapped={number(size):#x}"
+        self._sync()
+        self.say("unmap", "UNMAP", said)
+
+    # -- iommufd -----------------------------------------------------------------------------
+
+    def do_iommufd(self, step: Step) -> None:
+        self.iommufd = None
+        if self.setup.build.iommufd:
+            self.contexts += 1
+            self.iommufd = Context(
+                self.world,
+                f"iommufd{self.contexts}",
+                isolated=self.setup.isolated,
+                unsafe=self.iommufd_unsafe,
+            )
+        self.control("open /dev/iommu", "OK" if self.iommufd is not None else "ENOENT")
+
+    def do_closeiommufd(self, step: Step) -> None:
+        self.status("close iommufd", lambda: self._context().close())
+        self.iommufd = None
+
+    def _context(self) -> Context:
+        if self.iommufd is None:
+            raise refuse("EBADF", "/dev/iommu is not open")
+        return self.iommufd
+
+    def _number_of(self, name: str) -> int:
+        """An object's number by its name in the script; a number stands for itself."""
+        try:
+            return self.numbers[name] if name in self.numbers else number(name) & 0xFFFFFFFF
+        except ValueError:
+            return 0
+
+    def _numbered(self, key: str, word: str, run: Callable[[], int], otherwise: int = 0) -> int:
+        """A call that answers with an object's number, or leaves there what it found."""
+        found = otherwise
+        try:
+            found = run()
+            said = "OK"
+        except OSError as error:
+            said = errno_name(error)
+        self._sync()
+        self.control(key, f"{said} {word}={found}")
+        return found
+
+    def do_cdev(self, step: Step, name: str) -> None:
+        device = self.devices[name]
+        device.file = None
+        files = self.setup.build.iommufd and self.vfio.devices
+        if files and device.bdf not in self.vfio.devices:
+            # The name of the file is empty, and what is opened the folder that it would be in.
+            self.control("open device", "EISDIR")
+        elif not files:
+            self.control("open device", "ENOENT")
+        else:
+            device.file = self.vfio.open_file(device.bdf)
+            self.control("open device", "OK")
+
+    def _file(self, device: _Device) -> DeviceFile:
+        if device.file is None and device.open_in is not None:
+            raise refuse("ENOTTY", f"the file of {device.bdf} came from its group")
+        if device.file is None:
+            raise refuse("EBADF", f"{device.bdf} has no open file")
+        return device.file
+
+    def do_fbind(self, step: Step, name: str) -> None:
+        device = self.devices[name]
+        device.bound_id = self._numbered("BIND_IOMMUFD", "devid", lambda: self._bind(device))
+
+    def _bind(self, device: _Device) -> int:
+        if device.open_in is not None:
+            raise refuse("EINVAL", f"the file of {device.bdf} came from its group")
+        file = self._file(device)
+        if self.iommufd is None:
+            raise refuse("EBADF" if self.contexts else "EINVAL", "/dev/iommu is not open")
+        found = self.vfio.bind_file(file, self.iommufd)
+        self._enable(device.bdf)
+        return found
+
+    def do_ioas(self, step: Step, name: str) -> None:
+        found = self._numbered("IOAS_ALLOC", "id", lambda: self._context().alloc_space())
+        self.numbers.setdefault(name, found)
+
+    def do_hwpt(self, step: Step, name: str, device: str, parent: str) -> None:
+        bound, space = self.devices[device].bound_id, self._number_of(parent)
+        found = self._numbered(
+            "HWPT_ALLOC", "id", lambda: self._context().alloc_table(bound, space)
+        )
+        self.numbers.setdefault(name, found)
+
+    def do_fdestroy(self, step: Step, name: str) -> None:
+        found = self._number_of(name)
+        self.status(f"DESTROY {name}", lambda: self._context().destroy(found))
+
+    def do_fattach(self, step: Step, name: str, target: str) -> None:
+        device, found = self.devices[name], self._number_of(target)
+        self._numbered(
+            "ATTACH_IOMMUFD_PT",
+            "pt",
+            lambda: self.vfio.attach_file(self._file(device), found),
+            found,
+        )
+
+    def do_fdetach(self, step: Step, name: str) -> None:
+        device = self.devices[name]
+        self.status("DETACH_IOMMUFD_PT", lambda: self.vfio.detach_file(self._file(device)))
+
+    def do_fmap(
+        self, step: Step, name: str, iova: str, size: str, prot: str, buffer: str, offset: str
+    ) -> None:
+        at = number(offset)
+        self._status_of(
+            "map",
+            "MAP",
+            lambda: self._context().map(
+                self._number_of(name),
+                number(iova),
+                number(size),
+                rights(prot),
+                self._pages_from(buffer, at),
+                at % PAGE,
+            ),
+        )
+
+    def do_funmap(self, step: Step, name: str, iova: str, size: str) -> None:
+        found = self._number_of(name)
+        try:
+            done = self._context().unmap(found, number(iova), number(size))
+            said = f"OK unmapped={done:#x}"
+        except OSError as error:
             said = f"{errno_name(error)} unmapped={number(size):#x}"
         self._sync()
         self.say("unmap", "UNMAP", said)
