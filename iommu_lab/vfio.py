@@ -25,7 +25,7 @@ from .errors import KernelCrash, refuse
 from .machine import Reserved, reserved_of
 from .pagetables import iommu_map, iommu_unmap, pgsizes
 from .rbtree import RangeTree
-from .state import World
+from .state import Group, World
 from .tables import READ, WRITE
 
 if TYPE_CHECKING:
@@ -142,10 +142,13 @@ class Vfio:
         self.coherent = coherent
         self.coherent_bus = coherent_bus
         self.unsafe = False
+        self.noiommu = False
+        """The module parameter ``enable_unsafe_noiommu_mode``."""
         self.devices: dict[str, int] = {}
         """Devices bound to vfio-pci, with their group."""
         self.open: dict[int, OpenGroup] = {}
         self.files: list[DeviceFile] = []
+        self.without_iommu: set[int] = set()
         self.domains_made = 0
 
     def rule(self, name: str) -> str:
@@ -154,11 +157,26 @@ class Vfio:
     # -- binding ----------------------------------------------------------------------------
 
     def register(self, device: str) -> None:
-        """``vfio_register_group_dev``: EINVAL without a group, or when DMA can bypass caches."""
+        """``vfio_register_group_dev``: EINVAL without a group, or when DMA can bypass caches.
+
+        Without an IOMMU, and if that is allowed, the device gets a group of VFIO's own making.
+        """
         group = self.world.group_of(device)
-        if group is None or not self.coherent_bus:
+        if group is None and self.noiommu:
+            group = self._group_without_iommu(device)
+        elif group is None or not self.coherent_bus:
             raise refuse("EINVAL", f"{device} has no IOMMU group that VFIO can use")
         self.devices[device] = group.number
+
+    def _group_without_iommu(self, device: str) -> Group:
+        """``vfio_noiommu_group_alloc``: a group that no IOMMU driver knows."""
+        world = self.world
+        number = next(n for n in range(len(world.groups) + 1) if n not in world.groups)
+        world.groups[number] = Group(number, (device,))
+        world.set_device(device, group=number)
+        world.event("trace", "add_device_to_group", device=device, text=f"groupID={number}")
+        self.without_iommu.add(number)
+        return world.groups[number]
 
     def unregister(self, device: str) -> None:
         """``vfio_unregister_group_dev``: waits for the close; the last one takes the group."""
@@ -177,12 +195,18 @@ class Vfio:
         del self.devices[device]
         if last:
             self.open.pop(number, None)
+        if number in self.without_iommu:
+            text = f"groupID={number}"
+            self.world.event("trace", "remove_device_from_group", device=device, text=text)
+            self.without_iommu.remove(number)
+            del self.world.groups[number]
 
     # -- groups and containers --------------------------------------------------------------
 
     def open_group(self, number: int) -> OpenGroup:
         """Open ``/dev/vfio/N``: ENOENT when no device of the group is VFIO's, EBUSY when open."""
-        if number not in self.devices.values():
+        if number not in self.devices.values() or number in self.without_iommu:
+            # A group without an IOMMU has another name, /dev/vfio/noiommu-N.
             raise refuse("ENOENT", f"/dev/vfio/{number} does not exist")
         if number in self.open or self._in_iommufd(number):
             raise refuse("EBUSY", f"group {number} is in use already")
@@ -297,8 +321,8 @@ class Vfio:
 
     def open_file(self, device: str) -> DeviceFile:
         """Open ``/dev/vfio/devices/vfioN``."""
-        if device not in self.devices:
-            raise refuse("ENOENT", f"{device} is not bound to vfio-pci")
+        if self.devices.get(device, -1) in self.without_iommu or device not in self.devices:
+            raise refuse("ENOENT", f"{device} is not VFIO's, or has no IOMMU")
         file = DeviceFile(device)
         self.files.append(file)
         return file
@@ -340,6 +364,8 @@ class Vfio:
         if number == UPDATE_VADDR:
             later = self.rule("vfio.unmap_all") == "yes"
             return int(later and (container.iommu is not None or self.rule("vfio.vaddr") == "any"))
+        if number == NOIOMMU:
+            return int(self.noiommu and not container.groups)
         if number == DMA_CC:
             return int(container.iommu is not None and self.coherent)
         return 0

@@ -449,10 +449,9 @@ class IoTest:
         group = re.match(r"/sys/kernel/iommu_groups/(\d+)/type$", path)
         if path == "/sys/bus/pci/rescan":
             return self._rescan
-        if path.endswith("/vfio_iommu_type1/parameters/allow_unsafe_interrupts"):
-            return lambda: setattr(self.vfio, "unsafe", text in ("1", "y", "Y", "on"))
-        if path.endswith("/iommufd/parameters/allow_unsafe_interrupts"):
-            return lambda: self._allow_unsafe_iommufd(text in ("1", "y", "Y", "on"))
+        parameter = re.match(r"/sys/module/(\w+)/parameters/(\w+)$", path)
+        if parameter:
+            return lambda: self._set_parameter(parameter[1], parameter[2], text)
         if group:
             return lambda: self._write_type(int(group[1]), text)
         if driver and driver[2] == "bind":
@@ -465,12 +464,27 @@ class IoTest:
             return self._device_writer(device[1], device[2], text)
         return None
 
-    def _allow_unsafe_iommufd(self, allowed: bool) -> None:
-        if not self.setup.build.iommufd:
-            raise refuse("ENOENT", "there is no module iommufd")
-        self.iommufd_unsafe = allowed
-        if self.iommufd is not None:
-            self.iommufd.unsafe = allowed
+    def _set_parameter(self, module: str, name: str, text: str) -> None:
+        build = self.setup.build
+        there = {
+            ("vfio_iommu_type1", "allow_unsafe_interrupts"): build.vfio,
+            ("iommufd", "allow_unsafe_interrupts"): build.iommufd,
+            ("vfio", "enable_unsafe_noiommu_mode"): build.noiommu,
+        }
+        if not there.get((module, name), False):
+            raise refuse("ENOENT", f"{module} has no parameter {name}")
+        words = {"1": True, "y": True, "on": True, "0": False, "n": False, "of": False}
+        said = words.get(text.lower()[: 2 if text[:1] in "oO" else 1])
+        if said is None:
+            raise refuse("EINVAL", f"{name} is on or off, got {text}")
+        if module == "vfio":
+            self.vfio.noiommu = said
+        elif module == "iommufd":
+            self.iommufd_unsafe = said
+            if self.iommufd is not None:
+                self.iommufd.unsafe = said
+        else:
+            self.vfio.unsafe = said
 
     def _device_writer(self, bdf: str, file: str, text: str) -> Callable[[], object] | None:
         if file == "remove":
@@ -525,9 +539,10 @@ class IoTest:
                 f"{d}({self.world.device(d).id},drv={self.bound.get(d, '-')})"
                 for d in sorted(group.devices)
             )
+            told = group.devices if self.setup.active else ()
             regions = ";".join(
                 f"{r.first:#018x} {r.last:#018x} {r.type.removesuffix('-sw')}"
-                for r in reserved_of(self.world.device(d) for d in group.devices)
+                for r in reserved_of(self.world.device(d) for d in told)
             )
             kind = core.group_type(self.world, number_)
             self.say("group", f"GROUP {number_}", f"type={kind} devices={devices} resv={regions}")
@@ -771,8 +786,10 @@ class IoTest:
         elif not files:
             self.control("open device", "ENOENT")
         else:
-            device.file = self.vfio.open_file(device.bdf)
-            self.control("open device", "OK")
+            self.status("open device", lambda: self._open_file(device))
+
+    def _open_file(self, device: _Device) -> None:
+        device.file = self.vfio.open_file(device.bdf)
 
     def _file(self, device: _Device) -> DeviceFile:
         if device.file is None and device.open_in is not None:
