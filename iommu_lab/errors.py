@@ -38,7 +38,13 @@ class UnknownName(ValueError, KeyError):
 
 KERNEL_ONLY = {"EPROBE_DEFER": 517, "ENOTSUPP": 524}
 """Numbers that the kernel keeps to itself (include/linux/errno.h)."""
-ERRNOS: dict[str, int] = {name: number for number, name in _errno.errorcode.items()} | KERNEL_ONLY
+ERRNOS: dict[str, int] = {
+    "EOPNOTSUPP" if name == "ENOTSUP" else name: number for number, name in _errno.errorcode.items()
+} | KERNEL_ONLY
+"""Every errno by the kernel's name: number 95 is EOPNOTSUPP, and only a C library says ENOTSUP."""
+
+
+_NAMES = {number: name for name, number in ERRNOS.items()}
 
 
 def refuse(name: str, why: str) -> OSError:
@@ -47,14 +53,13 @@ def refuse(name: str, why: str) -> OSError:
     >>> refuse("EBUSY", "group 0 is attached elsewhere")
     OSError(16, 'EBUSY: group 0 is attached elsewhere')
     """
-    return OSError(ERRNOS[name] if name in ERRNOS else getattr(_errno, name), f"{name}: {why}")
+    return OSError(ERRNOS[name], f"{name}: {why}")
 
 
 def errno_name(error: OSError) -> str:
     """``EBUSY`` for an error made by :func:`refuse` or by the operating system."""
     number = error.errno or 0
-    kept = {number: name for name, number in KERNEL_ONLY.items()}
-    return kept.get(number) or _errno.errorcode.get(number, os.strerror(number))
+    return _NAMES.get(number) or os.strerror(number)
 
 
 def unknown(kind: str, name: object, known: Iterable[object]) -> UnknownName:
