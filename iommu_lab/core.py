@@ -66,7 +66,11 @@ def boot(kernel: Kernel) -> tuple[State, list[Any]]:
 def _add_to_group(w: World, number: int, device: Device) -> None:
     group = w.groups[number]
     w.set_group(number, devices=(*group.devices, device.name))
-    w.event("trace", "add_device_to_group", device=device.name, text=f"groupID={number}")
+    _tell_added(w, number, device.name)
+
+
+def _tell_added(w: World, number: int, device: str) -> None:
+    w.event("trace", "add_device_to_group", device=device, text=f"groupID={number}")
 
 
 def _global_type(w: World) -> DomainType:
@@ -873,13 +877,12 @@ def probe(w: World, device: str) -> int:
         behaviours.boot(w, device)
     number = at.group
     joins = number in w.groups
-    if not joins:
-        w.groups[number] = Group(number, ())
-    _add_to_group(w, number, w.device(device))
     try:
         if joins:
             _join(w, number, device)
         else:
+            w.groups[number] = Group(number, ())
+            _add_to_group(w, number, w.device(device))
             _set_default(w, number)
     except OSError:
         _unprobe(w, number, device)
@@ -893,7 +896,8 @@ def probe(w: World, device: str) -> int:
 def _unprobe(w: World, number: int, device: str) -> None:
     """A device whose probe failed stays on its bus, in no group."""
     behaviours.release(w, device)
-    _out_of_group(w, number, device)
+    if device in w.groups[number].devices:
+        _out_of_group(w, number, device)
 
 
 def add_device(w: World, device: Device) -> None:
@@ -908,22 +912,36 @@ def _join(w: World, number: int, device: str) -> None:
     """A device joins a group that exists, and that may be attached anywhere."""
     group = w.groups[number]
     rule = w.release["late_joiner"]
-    _latch_deferral(w, device)
     if rule == "group-domain":
+        _add_to_group(w, number, w.device(device))
+        _latch_deferral(w, device)
         if group.default is not None:
             _direct_mappings(w, w.domains[group.default], device)
         if group.domain is not None:
             _set_device_domain(w, group.domain, device, must=False)
         return
+    _enter_as_it_is(w, number, device)
     skips = w.devices[device].deferred
-    if group.domain is not None and not skips:
-        _attach_dev(w, w.domains[group.domain], device)
     owned = group.owner is not None and rule != "default"
     if group.default is not None and not owned:
         # Up to 6.1 a hot-added device is attached to the default even if its attach is deferred.
         if not skips or w.release["deferred"] == "asked":
             _attach_dev(w, w.domains[group.default], device)
         _direct_mappings(w, w.domains[group.default], device)
+
+
+def _enter_as_it_is(w: World, number: int, device: str) -> None:
+    """``iommu_group_add_device`` up to 6.4: attached where the group is, and only then in it."""
+    group = w.groups[number]
+    w.set_group(number, devices=(*group.devices, device))
+    _latch_deferral(w, device)
+    if group.domain is not None and not w.devices[device].deferred:
+        try:
+            _attach_dev(w, w.domains[group.domain], device)
+        except OSError:
+            w.set_group(number, devices=group.devices)
+            raise
+    _tell_added(w, number, device)
 
 
 def deferred_attach(w: World, device: str) -> None:
