@@ -10,17 +10,30 @@ lib/rbtree.c balances as the textbook does (Cormen et al., chapter 13).
 ...     tree.insert(first, 0x1000)
 >>> hex(tree.find(0, 0x10000))
 '0x2000'
+
+Up to 6.12 VFIO counts in 64 bits here: a range that ends with the last address ends at 0, and a
+search passes it by.
+
+>>> old = RangeTree(wraps=True)
+>>> for first in (0x1000, 2**64 - 0x1000):
+...     old.insert(first, 0x1000)
+>>> old.find(2**64 - 0x1000, 0x1000) is None, [hex(first) for first in old.onwards(0, TOP)]
+(True, ['0x1000', '0xfffffffffffff000'])
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+TOP = 2**64 - 1
+
 
 class _Node:
-    __slots__ = ("first", "left", "parent", "red", "right", "size")
+    __slots__ = ("end", "first", "left", "parent", "red", "right")
 
-    def __init__(self, first: int, size: int) -> None:
+    def __init__(self, first: int, end: int) -> None:
         self.first = first
-        self.size = size
+        self.end = end
         self.red = True
         self.left: _Node | None = None
         self.right: _Node | None = None
@@ -30,27 +43,58 @@ class _Node:
 class RangeTree:
     """Ranges that do not overlap, by their first address."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wraps: bool = False) -> None:
         self._root: _Node | None = None
+        self._nodes: dict[int, _Node] = {}
+        self._wraps = wraps
+
+    def _end(self, first: int, size: int) -> int:
+        return (first + size) & TOP if self._wraps else first + size
+
+    def end(self, first: int) -> int:
+        """Where the range with this first address ends, as the tree counts."""
+        return self._nodes[first].end
 
     def find(self, first: int, size: int) -> int | None:
         """The range nearest the root that shares a byte with this one; None when none does."""
-        node = self._root
+        node, end = self._root, self._end(first, size)
         while node is not None:
-            if first + size <= node.first:
+            if end <= node.first:
                 node = node.left
-            elif first >= node.first + node.size:
+            elif first >= node.end:
                 node = node.right
             else:
                 return node.first
         return None
 
+    def onwards(self, first: int, size: int) -> Iterator[int]:
+        """The ranges in order, from one that ends behind ``first`` (vfio_find_dma_first_node)."""
+        found, node, end = None, self._root, self._end(first, size)
+        while node is not None:
+            if first < node.end:
+                found = node
+                node = None if first >= node.first else node.left
+            else:
+                node = node.right
+        ordered = list(self._in_order(self._root))
+        for node in ordered[ordered.index(found) :] if found is not None else ():
+            if node.first >= end:
+                return
+            yield node.first
+
+    def _in_order(self, node: _Node | None) -> Iterator[_Node]:
+        if node is not None:
+            yield from self._in_order(node.left)
+            yield node
+            yield from self._in_order(node.right)
+
     def insert(self, first: int, size: int) -> None:
         """Add a range; the caller has made sure that its place is free."""
-        node, parent, at = _Node(first, size), None, self._root
+        node, parent, at = _Node(first, self._end(first, size)), None, self._root
         while at is not None:
             parent, at = at, at.left if first < at.first else at.right
         node.parent = parent
+        self._nodes[first] = node
         if parent is None:
             self._root = node
         elif first < parent.first:
@@ -61,11 +105,7 @@ class RangeTree:
 
     def remove(self, first: int) -> None:
         """Take the range with this first address away; KeyError when there is none."""
-        node = self._root
-        while node is not None and node.first != first:
-            node = node.left if first < node.first else node.right
-        if node is None:
-            raise KeyError(first)
+        node = self._nodes.pop(first)
         if node.left is None or node.right is None:
             child, parent, was_black = node.left or node.right, node.parent, not node.red
             self._replace(node, child)

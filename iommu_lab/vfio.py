@@ -14,7 +14,7 @@ with unlimited locked memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -374,11 +374,12 @@ class Vfio:
         """VFIO_SET_IOMMU: make the address space and attach every group of the container to it."""
         if not container.groups or container.iommu is not None:
             raise refuse("EINVAL", "the container has no group, or an IOMMU already")
-        if self.check_extension(Container(), number) <= 0:
+        if number == NOIOMMU or self.check_extension(Container(), number) <= 0:
             raise refuse("ENODEV", f"no IOMMU driver of VFIO knows type {number}")
         if number not in (TYPE1, TYPE1V2, NESTING):
             raise refuse("EINVAL", f"{number} is an extension, not a type of IOMMU")
-        iommu = Type1(v2=number != TYPE1)
+        tree = RangeTree(wraps=self.rule("vfio.wrap") == "EINVAL")
+        iommu = Type1(v2=number != TYPE1, tree=tree)
         if number == NESTING and self.rule("vfio.nesting") == "yes":
             raise refuse("EINVAL", f"{self.world.driver.name} has no nested domains")
         done: list[int] = []
@@ -423,7 +424,7 @@ class Vfio:
             raise refuse("EINVAL" if not size else "EOVERFLOW", f"{iova:#x} + {size:#x} wraps")
         if (size | iova | offset) & (smallest - 1) or wraps:
             raise refuse("EINVAL", f"iova {iova:#x} and size {size:#x} must be whole pages")
-        if self._overlapping(iommu, iova, size):
+        if iommu.tree.find(iova, size) is not None:
             raise refuse("EEXIST", f"{iova:#x}..{iova + size - 1:#x} is mapped already")
         if len(iommu.maps) >= MAPPINGS:
             raise refuse("ENOSPC", f"a container takes {MAPPINGS} mappings")
@@ -462,21 +463,32 @@ class Vfio:
                 raise refuse("EINVAL", f"size {size:#x} must be whole pages")
             if iova + size - 1 > TOP:
                 raise refuse(self.rule("vfio.wrap"), f"{iova:#x} + {size:#x} wraps")
-        found = self._overlapping(iommu, iova, size)
         if iommu.v2 and not everything:
-            cut = [d for d in found if d.iova < iova or d.end > iova + size]
-            if cut:
-                raise refuse("EINVAL", f"a mapping at {cut[0].iova:#x} would be cut")
+            self._refuse_to_cut(iommu, iova, size)
         unmapped = 0
-        for _ in range(len(found)):
-            any_first = self.rule("vfio.unmap_order") == "tree"
-            at = iommu.tree.find(iova, size) if any_first else found.pop(0).iova
-            if at is None or (not iommu.v2 and iova > at):
+        for at in self._hits(iommu, iova, size):
+            if not iommu.v2 and iova > at:
                 break
             unmapped += iommu.maps[at].size
             self._unmap(iommu, iommu.maps[at])
             self._forget(iommu, at)
         return unmapped
+
+    def _hits(self, iommu: Type1, iova: int, size: int) -> Iterator[int]:
+        """The mappings in a range, in the order in which the kernel takes them away."""
+        if self.rule("vfio.unmap_order") == "tree":
+            while (at := iommu.tree.find(iova, size)) is not None:
+                yield at
+        else:
+            yield from list(iommu.tree.onwards(iova, size))
+
+    def _refuse_to_cut(self, iommu: Type1, iova: int, size: int) -> None:
+        tree = iommu.tree
+        first, last = tree.find(iova, 1), tree.find(iova + size - 1, 0)
+        if first is not None and first != iova:
+            raise refuse("EINVAL", f"the mapping at {first:#x} would be cut")
+        if last is not None and tree.end(last) != iova + size:
+            raise refuse("EINVAL", f"the mapping at {last:#x} would be cut")
 
     def _forget(self, iommu: Type1, iova: int) -> None:
         del iommu.maps[iova]
@@ -498,12 +510,18 @@ class Vfio:
                 raise
 
     def _unmap(self, iommu: Type1, dma: Dma) -> None:
-        """``vfio_unmap_unpin``: the first domain says where the pages are, so it goes last."""
+        """``vfio_unmap_unpin``: the first domain says where the pages are, so it goes last.
+
+        Where the end of a mapping is counted in 64 bits, one that ends with the last address seems
+        to end before it begins: nothing is unmapped from the first domain, and the pages stay.
+        """
         if not iommu.domains:
             return
         first, *others = iommu.domains
         for domain in others:
             self._unmap_one(domain.name, dma.iova, dma.size, USER_PAGES)
+        if dma.end > TOP and self.rule("vfio.wrap") == "EINVAL":
+            return
         at = dma.iova
         runs = contiguous(dma)
         while at < dma.end:
@@ -606,6 +624,8 @@ class Vfio:
 
     def _replay(self, iommu: Type1, name: str) -> None:
         for dma in sorted(iommu.maps.values(), key=lambda d: d.iova):
+            if dma.end > TOP and self.rule("vfio.wrap") == "EINVAL":
+                continue
             for run in contiguous(dma):
                 self._map(name, run.iova, run.pages[0], run.size, dma.prot, USER_PAGES)
 
