@@ -21,6 +21,7 @@ from ..drivers import driver as find_driver
 from ..hardware import Kind
 from ..lab import make_kernel
 from ..machine import X86_INTERRUPTS, Device, Machine, Reserved
+from ..releases import release as find_release
 from ..state import DeviceState, Kernel, World
 from ..tables import READ, WRITE
 from .kernels import Build
@@ -32,6 +33,7 @@ HYPERTRANSPORT = Reserved(0xFD_0000_0000, 0xFF_FFFF_FFFF, "reserved")
 FLOPPY = Reserved(0, 2**24 - 1, "direct-relaxable")
 """What CONFIG_INTEL_IOMMU_FLOPPY_WA keeps mapped for an ISA bridge."""
 SOFTWARE_MSI = Reserved(0x800_0000, 0x80F_FFFF, "msi-sw")
+HOT_PLUG_BRIDGE = "1b36:000e"
 ITS = Reserved(0x809_0000, 0x809_FFFF, "msi")
 
 
@@ -57,6 +59,8 @@ class Profile:
     """It translates only by entries that the guest refreshed since the table was registered."""
     window: tuple[int, int] | None = None
     """The addresses that a function may use at all, whatever its table says."""
+    by_own_address: bool = False
+    """It knows a function by its own address only, and none behind a conventional bridge."""
     interrupts_read: str = "zeros"
     """What a read of the interrupt window gets: "zeros", or the "apic" which lies there."""
 
@@ -78,7 +82,11 @@ PROFILES = {
         remaps_interrupts=False,
     ),
     "virtio": Profile(
-        "virtio", remaps_interrupts=False, described_by_firmware=True, interrupts_read="apic"
+        "virtio",
+        remaps_interrupts=False,
+        described_by_firmware=True,
+        by_own_address=True,
+        interrupts_read="apic",
     ),
     "smmuv3": Profile("arm-smmu-v3", 48, described_by_firmware=True, strangers="fault"),
     # It ends where a guest of 512 MiB has as many addresses as memory (zpci_dma_init_device).
@@ -126,21 +134,33 @@ def setup(arch: str, iommu: str, build: Build, cmdline: str, found: tuple[Functi
     profile = PROFILES[iommu]
     words = Words.of(cmdline)
     active = _is_driven(iommu, build, words)
-    bus = Bus(found)
-    release = build.release
-    driver = profile.driver if active else _stand_in(arch)
-    row = find_driver(driver, release)
+    at_bind = find_release(build.release)["probe.firmware"] == "at-bind"
+    # With a device tree the services are asked for after the bridges were set up.
+    isolation = build.extended and not (arch == "arm64" and at_bind)
+    bus = Bus((_with_driver(f, build, arch) for f in found), isolation=isolation)
+    strangers: set[str] = set()
+    if active and profile.by_own_address:
+        strangers = {f.name for f in found if bus.behind_old_bridge(f) is not None}
+        bus = Bus(
+            (replace(f, translated=f.translated and f.name not in strangers) for f in bus),
+            isolation=isolation,
+        )
+        # One function whose attach fails takes the whole IOMMU away, if all are attached at once.
+        active = at_bind or not strangers
+    row = find_driver(profile.driver if active else _stand_in(arch), build.release)
     if profile.window is not None and row.aperture_set == "attach":
         row = replace(row, first=profile.window[0], last=profile.window[1])
-    kernel = make_kernel(release, row, Machine(), cmdline, arch)
-    late = frozenset[str]()
-    at_bind = kernel.release["probe.firmware"] == "at-bind"
+    asked = list(bus)
     if active and profile.described_by_firmware and at_bind:
-        looked_at = {f.name for f in found if f.driver or (build.agp and _is_host(f))}
-        late = frozenset(f.name for f in found if f.translated and f.name not in looked_at)
-    groups = bus.groups([f for f in found if f.name not in late])
+        # Drivers of bridges look at every bridge, and the AGP driver at the host's.
+        asked = [f for f in bus if f.bridge or f.driver]
+        asked += [f for f in bus if build.agp and _is_host(f)]
+    late = frozenset(f.name for f in bus if f.translated and f not in asked)
+    groups = bus.groups(asked)
     devices = tuple(
-        device_of(f, groups.get(f.name, 0), arch, profile, row) for f in found if f.name not in late
+        device_of(f, groups.get(f.name, 0), arch, profile, row)
+        for f in bus
+        if f.name not in late and (f.name not in strangers or not active)
     )
     outside = tuple(d.name for d in devices if not active or d.name not in groups)
     machine = Machine(
@@ -151,11 +171,17 @@ def setup(arch: str, iommu: str, build: Build, cmdline: str, found: tuple[Functi
         caching_mode=profile.caching_mode,
         no_iommu=outside,
     )
-    kernel = make_kernel(release, row, machine, cmdline, arch)
+    kernel = make_kernel(build.release, row, machine, cmdline, arch)
     isolated = profile.remaps_interrupts and not words.has("intremap", "off")
     scalable = build.scalable_mode or words.has("intel_iommu", "sm_on")
     sticky = profile.sticky_passthrough and scalable and not words.has("intel_iommu", "sm_off")
     return Setup(kernel, build, profile, active, bus, late, isolated, sticky)
+
+
+def _with_driver(function: Function, build: Build, arch: str) -> Function:
+    """A bridge with a hot-plug controller has a driver where firmware does not forbid it."""
+    native = build.shpc and arch == "arm64" and function.id == HOT_PLUG_BRIDGE
+    return replace(function, driver="shpchp") if native else function
 
 
 def _is_host(function: Function) -> bool:
@@ -369,6 +395,9 @@ class Emulator:
         if any(first <= iova <= last for first, last in machine.msi):
             return "interrupt", iova
         entry = world.entries.get(device)
+        bridge = self.setup.bus.behind_old_bridge(self.setup.bus.functions[device])
+        if entry is None and bridge is not None:
+            entry = world.entries.get(bridge.name)
         if entry is None:
             known = not self.setup.active or self.setup.profile.strangers == "bypass"
             return ("memory", iova) if known else ("fault", 0)

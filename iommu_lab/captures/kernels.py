@@ -38,6 +38,10 @@ class Build:
     lazy: bool
     agp: bool
     """Is a driver built in that looks at the host bridge of a PC at boot?"""
+    extended: bool
+    """Can it read extended configuration space, where Access Control Services are?"""
+    shpc: bool
+    """Is the driver of hot-plug bridges built in?"""
     vfio: bool
 
 

@@ -14,7 +14,7 @@ Where it stops: no SR-IOV, no device-specific quirks, one PCI domain a machine.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -141,7 +141,18 @@ def functions(arch: str, iommu: str, topology: str) -> tuple[Function, ...]:
         extra = (own, *(_moved(f, own) for f in extra))
     if iommu == "none":
         extra = tuple(replace(f, translated=True) for f in extra)
-    return in_scan_order((*BOARDS[arch], *extra))
+    found = in_scan_order((*BOARDS[arch], *extra))
+    # A kernel that was told of its host bridge by a device tree looks for no other root bus.
+    return tuple(f for f in found if arch != "arm64" or _root(f, found).name.startswith(FIRST_BUS))
+
+
+FIRST_BUS = "0000:00:"
+
+
+def _root(function: Function, found: tuple[Function, ...]) -> Function:
+    while function.behind:
+        function = next(f for f in found if f.name == function.behind)
+    return function
 
 
 def _moved(function: Function, own: Function) -> Function:
@@ -171,12 +182,18 @@ def in_scan_order(found: Iterable[Function]) -> tuple[Function, ...]:
 class Bus:
     """The functions of a machine and the way from each to its root.
 
+    ``isolation``: did the kernel switch Access Control Services on, where functions have them?
+
     >>> Bus(functions("x86_64", "intel", "rpnoacs")).groups()["0000:01:00.0"]
     1
     """
 
-    def __init__(self, found: Iterable[Function]) -> None:
+    def __init__(self, found: Iterable[Function], *, isolation: bool = True) -> None:
         self.functions = {f.name: f for f in found}
+        self.isolation = isolation
+
+    def __iter__(self) -> Iterator[Function]:
+        return iter(self.functions.values())
 
     def path(self, function: Function) -> list[Function]:
         """The bridges from this function up to the root bus."""
@@ -209,25 +226,29 @@ class Bus:
             lowest = bridge
             if bridge.name in placed:
                 return placed[bridge.name]
-        if lowest.multifunction and not _isolates(lowest):
+        if lowest.multifunction and not self._isolates(lowest):
             for other in self.functions.values():
                 same_slot = other.slot == lowest.slot and other is not lowest
-                if same_slot and not _isolates(other) and other.name in placed:
+                if same_slot and not self._isolates(other) and other.name in placed:
                     return placed[other.name]
         used = set(placed.values())
         return next(n for n in range(len(used) + 1) if n not in used)
 
     def _isolated_up_from(self, bridge: Function) -> bool:
-        return all(_isolates(f) for f in (bridge, *self.path(bridge)))
+        return all(self._isolates(f) for f in (bridge, *self.path(bridge)))
 
+    def _isolates(self, function: Function) -> bool:
+        """``pci_acs_enabled`` for the flags that groups ask for."""
+        if function.express in ("root-port", "downstream"):
+            return function.acs and self.isolation
+        if function.express == "upstream":
+            return not function.multifunction or (function.acs and self.isolation)
+        return False
 
-def _isolates(function: Function) -> bool:
-    """``pci_acs_enabled`` for the flags that groups ask for."""
-    if function.express in ("root-port", "downstream"):
-        return function.acs
-    if function.express == "upstream":
-        return not function.multifunction or function.acs
-    return False
+    def behind_old_bridge(self, function: Function) -> Function | None:
+        """The conventional bridge nearest the root whose address a function's requests carry."""
+        old = [f for f in self.path(function) if f.express in ("", "pci-bridge")]
+        return old[-1] if old else None
 
 
 def of_listing(lines: Sequence[tuple[str, str]]) -> tuple[Function, ...]:
