@@ -69,8 +69,9 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> UnknownName:
     "unknown driver 'exinos': nearest is exynos"
     """
     names = [str(k) for k in known]
-    near = get_close_matches(str(name), names, n=3, cutoff=0.5) or names[:12]
     if not names:
         return UnknownName(f"unknown {kind} {str(name)!r}: there is none")
-    says = "nearest is" if len(near) == 1 else "nearest are" if near != names[:12] else "known are"
-    return UnknownName(f"unknown {kind} {str(name)!r}: {says} {', '.join(near)}")
+    near = get_close_matches(str(name), names, n=3, cutoff=0.5)
+    listed = near or names[:12]
+    says = f"{'nearest' if near else 'known'} {'is' if len(listed) == 1 else 'are'}"
+    return UnknownName(f"unknown {kind} {str(name)!r}: {says} {', '.join(listed)}")
