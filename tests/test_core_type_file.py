@@ -109,6 +109,14 @@ def test_strict_becomes_lazy_in_place_under_a_bound_driver(release):
     assert lab.iova_to_phys("default0", at) == 0x8000_0000
 
 
+@pytest.mark.parametrize("release", ["6.6", "6.12", "7.2"])
+def test_the_file_makes_a_domain_lazy_that_would_not_be_at_boot(release):
+    boot = Lab(release, "exynos", cmdline="iommu.strict=0")
+    assert boot.group_type(0) == "DMA"
+    assert boot.set_group_type(0, "DMA-FQ") == 0
+    assert boot.group_type(0) == "DMA-FQ"
+
+
 @pytest.mark.parametrize("release", ONE_DEVICE + WHOLE_GROUP)
 def test_lazy_becomes_strict_only_with_a_new_and_empty_domain(release):
     lab = Lab(release, "amd")

@@ -387,3 +387,55 @@ def test_devices_that_share_a_unit_are_switched_together():
     lab.detach_group(domain, 0)
     assert on(lab) == [("bypass", None)] * 2
     assert warnings(lab) == []
+
+
+@pytest.mark.parametrize("release", ["6.0", "patch-v2"])
+def test_amd_is_really_blocked_by_a_claim_with_and_without_the_patch(release):
+    lab = Lab(release, "amd")
+    lab.claim_dma_owner(0, "vfio")
+    found = lab.check({"device": ["dev0"], "iova": [0x9000_0000], "size": [4], "write": [True]})
+    assert (lab.belief(0), found.loc[0, "reached"]) == (BLOCKED, 0)
+
+
+def test_s390_changed_its_meaning_three_times():
+    kinds = {}
+    for release in ("6.6", "6.7", "6.12", "6.12.117", "7.2"):
+        lab = Lab(release, "s390")
+        believed = lab.belief(0)
+        lab.claim_dma_owner(0, "vfio")
+        kinds[release] = (believed, lab.belief(0))
+    lazy = DomainType.DMA_FQ
+    assert kinds == {
+        "6.6": (None, UNMANAGED),
+        "6.7": (lazy, UNMANAGED),
+        "6.12": (lazy, UNMANAGED),
+        "6.12.117": (lazy, BLOCKED),
+        "7.2": (lazy, BLOCKED),
+    }
+
+
+def test_detach_functions_left_intel_in_6_2_and_everybody_in_6_3():
+    have = {r: {row["driver"] for row in rows(r) if row["detach"]} for r in ("6.1", "6.2", "6.3")}
+    assert have["6.1"] - have["6.2"] == {"intel"}
+    assert have["6.3"] == set()
+    platform = {r for r in releases() for row in rows(r) if row["set_platform"]}
+    assert platform == {"plan", "6.3", "6.4", "6.6"}
+
+
+def test_a_stable_kernel_is_not_the_release_it_is_named_after():
+    said = {}
+    for release in ("6.1", "6.1.192"):
+        lab = Lab(release, "virtio")
+        lab.remove("dev0")
+        identity = DomainType.IDENTITY in driver("sun50i", release).accepts
+        said[release] = (lab.hardware().kind.value, identity)
+    assert said == {"6.1": ("table", True), "6.1.192": ("bypass", False)}
+
+
+def test_msm_frees_its_table_while_the_context_walks_it():
+    lab = Lab("6.0", "msm")
+    domain = lab.alloc_domain()
+    lab.attach_device(domain, "dev0")
+    lab.detach_device(domain, "dev0")
+    kinds = [e.name for e in lab.moments[-1].events if e.kind == "hardware"]
+    assert kinds == ["unknown", "bypass"]
