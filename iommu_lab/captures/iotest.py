@@ -641,8 +641,9 @@ class IoTest:
             lambda: self.vfio.get_device(self._group(name), device.bdf),
         )
         if not said:
+            device.open_in = device.file = None
             return
-        device.open_in = self._group(name)
+        device.open_in, device.file = self._group(name), None
         if device.open_in.devices.count(device.bdf) == 1:
             self._enable(device.bdf)
         self.command[device.bdf] |= MEMORY_ON | MASTER_ON
@@ -778,7 +779,8 @@ class IoTest:
 
     def do_cdev(self, step: Step, name: str) -> None:
         device = self.devices[name]
-        device.file = None
+        # iotest keeps one file a device: what was open before stays open and out of reach.
+        device.file = device.open_in = None
         files = self.setup.build.iommufd and self.vfio.devices
         if files and device.bdf not in self.vfio.devices:
             # The name of the file is empty, and what is opened the folder that it would be in.
