@@ -123,8 +123,9 @@ def test_a_device_gets_the_type_that_its_driver_asks_for(release):
     assert lab.belief(0) is IDENTITY
 
 
-def test_devices_that_ask_for_different_types_get_the_global_one_and_since_6_7_identity():
-    both = machine(Device("gpu", requires=IDENTITY), Device("nic", requires=DMA))
+@pytest.mark.parametrize("order", [(IDENTITY, DMA), (DMA, IDENTITY)])
+def test_devices_that_ask_for_different_types_get_the_global_one_and_since_6_7_identity(order):
+    both = machine(*(Device(kind.name, requires=kind) for kind in order))
     for release, gets in (("6.0", DMA_FQ), ("6.6", DMA_FQ), ("6.7", IDENTITY), ("7.2", IDENTITY)):
         lab = Lab(release, "amd", both)
         assert lab.belief(0) is gets

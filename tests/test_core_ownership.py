@@ -158,9 +158,12 @@ def test_the_blocking_domain_is_made_once_for_the_groups_life(release):
     lab = Lab(release, "exynos")
     lab.claim_dma_owner(0, "vfio")
     first = lab.state.groups[0].blocking
+    answer(lab, "map", first, 0x1000, 0x8000_0000, 0x1000)
+    mapped = lab.iova_to_phys(first, 0x1000)
     lab.release_dma_owner(0)
     lab.claim_dma_owner(0, "vfio")
     assert lab.state.groups[0].blocking == first
+    assert lab.iova_to_phys(first, 0x1000) == mapped
 
 
 @pytest.mark.parametrize("driver", ["mtk", "tegra-gart", "mtk_v1", "fsl_pamu"])

@@ -139,8 +139,10 @@ def test_what_the_patch_opens_was_blocked_by_6_0s_empty_domain(name, arch):
 def test_a_group_that_was_claimed_under_the_patch_crashes_when_it_dies(name, arch):
     lab = Lab("patch-v2", name, arch=arch)
     lab.claim_dma_owner(0, "vfio")
+    before = lab.state
     with pytest.raises(KernelCrash, match="free function"):
         lab.remove("dev0")
+    assert lab.state == before
 
 
 @pytest.mark.parametrize(("name", "arch"), STATIC)

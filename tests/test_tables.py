@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iommu_lab.tables import EMPTY, READ, WRITE, PageTable, Run, Stale
@@ -122,11 +122,11 @@ def test_the_last_page_of_the_address_space_can_be_in_a_table():
     assert len(table.clear(2**64 - PAGE, PAGE)) == 0
 
 
-@settings(max_examples=30)
-@given(changes, st.lists(st.integers(SPAN + 8, SPAN + 20), unique=True, max_size=6))
+@given(changes, st.lists(st.integers(0, SPAN + 20), unique=True, max_size=9))
 def test_many_runs_merged_are_the_same_as_one_by_one(steps, pages):
     table, _ = played(steps)
     rows = [Run(page * PAGE, PAGE, page * PAGE, 12, READ) for page in sorted(pages)]
+    rows = [row for row in rows if table.find(row.iova) is None]
     columns = [array(code, [row[i] for row in rows]) for i, code in enumerate("QQQBB")]
     one_by_one = table
     for row in rows:
