@@ -684,14 +684,18 @@ mappings = st.lists(st.tuples(st.integers(0, 1032), st.integers(0, 1100), number
 
 
 @settings(max_examples=12, deadline=None)
-@example([(0, 0, 512), (3, 7, 2)], "rw")
-@example([(3, 7, 2), (900, 0, 1), (0, 0, 512)], "r")
+@example([(600, 0, 1), (0, 0, 512), (3, 7, 2)], "rw")
+@example([(900, 0, 1), (3, 7, 2), (900, 4, 512)], "r")
 @given(mappings, st.sampled_from(["rw", "r", "w", ""]))
 @pytest.mark.parametrize("pair", FORMATS, ids="-".join)
 def test_many_mappings_in_one_verb_are_those_of_the_single_verbs(pair, wanted, prot):
     together, domain, at, page = start(pair)
     single, *_ = start(pair)
     rows = [(at + i * page, THERE + p * page, n * page) for i, p, n in wanted]
+    for lab in (together, single):
+        for row in rows[:1]:
+            answer(lab, "map", domain, *row, prot)
+    rows = rows[1:]
     columns = [[row[i] for row in rows] for i in range(3)]
     says = answer(together, "map_many", domain, *columns, prot)
     one_by_one: object = 0
