@@ -185,7 +185,16 @@ def _walked(w: World, domain: Domain) -> tuple[int, int]:
 
     The address of mtk_v1's table is all that its hardware is told.
     """
-    return (0, TOP) if w.driver.aperture_set == "never" else (domain.first, domain.last)
+    if w.driver.aperture_set == "never":
+        return 0, TOP
+    return _in_range(w, domain.first, domain.last)
+
+
+def _in_range(w: World, first: int, last: int) -> tuple[int, int]:
+    """The addresses that the hardware also takes from a device (zpci_register_ioat)."""
+    if not w.driver.dma_range:
+        return first, last
+    return max(first, w.driver.dma_range[0]), min(last, w.driver.dma_range[1])
 
 
 def _listed(w: World, domain: Domain, device: str) -> Domain:
@@ -533,8 +542,7 @@ def leave_platform(w: World, device: str) -> None:
         Entry(
             Kind.PLATFORM,
             name,
-            w.driver.first,
-            w.driver.last,
+            *_in_range(w, w.driver.first, w.driver.last),
             why="the platform's DMA ops have the device back",
         ),
     )

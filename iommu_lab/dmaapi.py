@@ -220,6 +220,8 @@ def _allocate_down(w: World, domain: Domain, device: str, length: int, granule: 
     pages = length // granule
     align = granule << (pages - 1).bit_length()
     size = align if pages < CACHED_PAGES else length
+    if w.driver.dma_range:  # what is outside is a reserved region of the device
+        taken += [(0, w.driver.dma_range[0] - 1), (w.driver.dma_range[1] + 1, domain.last)]
     limits = [domain.last]
     if w.device(device).pci and domain.last > BELOW_4G:
         limits.insert(0, BELOW_4G)

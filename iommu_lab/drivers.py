@@ -84,6 +84,9 @@ class Driver:
     arm_mapping: tuple[int, ...]
     """First and last address of the one mapping that, on 32-bit Arm, every device is attached to
     when its probe ends; empty where binding a driver makes a mapping for each device."""
+    dma_range: tuple[int, ...]
+    """First and last address that the hardware takes from a device, whatever a domain's aperture
+    says; empty where the aperture says it."""
     lazy_attribute: bool
     """Can its domains be told to flush lazily, where that is an attribute and not a type (5.10)?"""
     own_dma_ops: bool
@@ -216,6 +219,7 @@ def _driver(name: str, release: str) -> Driver:
         free=record["free"],
         free_function=record["function"],
         arm_mapping=tuple(int(end, 0) for end in record["arm_mapping"].split()),
+        dma_range=tuple(int(end, 0) for end in record["dma_range"].split()),
         lazy_attribute=record["lazy_attribute"] == "yes",
         own_dma_ops=record["own_dma_ops"] == "yes",
         asks_untrusted=record["untrusted"] == "yes",

@@ -312,3 +312,19 @@ def test_addresses_in_use_never_overlap_and_lead_to_their_buffers(driver, releas
         assert table.lookup(at + size - 1)[0] == paddr + size - 1
     ordered = sorted(used)
     assert all(a[0] + a[1] <= b[0] for a, b in pairwise(ordered))
+
+
+@pytest.mark.parametrize("release", ["6.0", "6.2", "6.6", "6.7", "7.2"])
+def test_an_s390_device_is_given_addresses_that_its_hardware_takes(release):
+    lab = Lab(release, "s390")
+    at = lab.dma_map("dev0", BUFFER, PAGE)
+    assert at >= 2**32
+    assert reached(lab, at)[1] == 4
+
+
+def test_since_6_2_an_s390_domain_can_be_mapped_where_its_hardware_does_not_look():
+    lab = Lab("6.2", "s390")
+    domain = lab.alloc_domain()
+    lab.attach_device(domain, "dev0")
+    assert lab.map(domain, PAGE, BUFFER, PAGE) == 0
+    assert reached(lab, PAGE) == ("BEYOND_APERTURE", 0)
