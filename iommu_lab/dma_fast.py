@@ -30,10 +30,10 @@ from .verdict import Verdict
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Accesses under way at once: enough to keep every line-fill buffer of a core busy while lines
-# come from memory, and fewer, lest they push each other out, while all is in the cache.
-BLOCK, BLOCK_IN_CACHE = 128, 64
-CACHE = 32 << 20
+BLOCK = 256  # accesses under way at once: enough to keep every line-fill buffer of a core busy
+# Rows whose columns are checked together, ahead of their blocks and still in the cache for them.
+# The size of a block divides it.
+CHECKED = 1 << 14
 FAN_OUTS = (9, 6, 4, 2)  # bits that a level takes
 # Slots are 4 bytes. A tree may have so many of them for each segment. Small ones are free: 2 KiB
 # each, and more while all of them stay in a quarter of a megabyte, in the cache. The root is read
@@ -89,13 +89,12 @@ class Index(NamedTuple):
 
     ``row`` (uint64) has eight words for each device. ``node`` (int32) holds the slots: a segment's
     number, or the complement of where the block below begins. ``words`` (uint64) are the records
-    of all partitions, one after the other. ``block`` is how many accesses to have under way.
+    of all partitions, one after the other.
     """
 
     row: U64
     node: NDArray[np.int32]
     words: U64
-    block: int
 
 
 def build(which: NDArray[np.uint32], partitions: Sequence[Partition]) -> Index:
@@ -115,9 +114,7 @@ def build(which: NDArray[np.uint32], partitions: Sequence[Partition]) -> Index:
     if len(partitions) > 1 or record.ctypes.data % 64:  # pickled arrays come back anywhere
         record = cache_lines(segments)
         np.concatenate([partition.record for partition in partitions], out=record)
-    node = np.concatenate(nodes)
-    block = BLOCK_IN_CACHE if node.nbytes + record.nbytes <= CACHE else BLOCK
-    return Index(rows[which].reshape(-1), node, record.reshape(-1), block)
+    return Index(rows[which].reshape(-1), np.concatenate(nodes), record.reshape(-1))
 
 
 def _tree(start: U64, segments: int, slots: int, free: int, row: U64) -> NDArray[np.int32]:
@@ -258,7 +255,6 @@ def judge(
     row: U64,
     node: NDArray[np.int32],
     words: U64,
-    block: int,
     device: NDArray[np.uint32],
     iova: U64,
     size: NDArray[Any],
@@ -268,11 +264,13 @@ def judge(
 ) -> bool:
     """Judge accesses; False when a row was no access, and then the answers mean nothing."""
     devices = U(len(row)) // U(ROW)
-    ats = np.empty(block, np.uint64)  # where each access of the block has got to
-    for begin in range(0, len(iova), block):
-        end = min(begin + block, len(iova))
-        if _no_access(devices, device[begin:end], iova[begin:end], size[begin:end]):
-            return False
+    ats = np.empty(BLOCK, np.uint64)  # where each access of the block has got to
+    for begin in range(0, len(iova), BLOCK):
+        end = min(begin + BLOCK, len(iova))
+        if begin % CHECKED == 0:
+            some = slice(begin, begin + CHECKED)
+            if _no_access(devices, device[some], iova[some], size[some]):
+                return False
         here = U(begin)
         for k in range(end - begin):
             j = U(k)
@@ -317,7 +315,6 @@ judge = _compiled(
     [
         numba.types.boolean(
             *map(_column, (numba.uint64, numba.int32, numba.uint64)),
-            numba.int64,
             *map(_column, (numba.uint32, numba.uint64, size, numba.boolean)),
             _column(numba.uint8, readonly=False),
             _column(numba.uint64, readonly=False),

@@ -190,18 +190,15 @@ class Replay:
                     f"row {at}: iova {int(events.iova[at]):#x} + size {int(events.size[at]):#x} "
                     "is mapped already, at least in part; it has to be unmapped first"
                 )
-            if stopped == FULL:
-                self._grow(-(-int(events.size[at]) >> 12))
+            if stopped == NO_BLOCKS:
+                blocks = (int(events.size[at]) >> 21) + 8
+                self._inner = _longer(self._inner, 512 * blocks)
+                self._leaf = _longer(self._leaf, 512 * blocks)
+                self._gone = _longer(self._gone, 512 * blocks)
+            if stopped == NO_OLDER:
+                self._older = _longer(self._older, 1)
         self.rows += n
         return code, addr
-
-    def _grow(self, pages: int) -> None:
-        """Twice the room, and at least enough to map so many pages."""
-        blocks = pages // 512 + 8
-        self._inner = _longer(self._inner, 512 * blocks)
-        self._leaf = _longer(self._leaf, 512 * blocks)
-        self._gone = _longer(self._gone, 512 * blocks)
-        self._older = _longer(self._older, pages)
 
 
 def closes(events: Events, since: I64) -> I64:
@@ -273,7 +270,7 @@ LEAF, GONE, OLDER = 2, 2, 3
 RIGHTS = U(READ | WRITE)
 HALF = U(32)
 LOW_HALF = U(2**32 - 1)
-DONE, FULL, TAKEN = range(3)
+DONE, NO_BLOCKS, NO_OLDER, TAKEN = range(4)
 NONE = SETTLED = U(0)
 
 DMA, MAP, UNMAP, FLUSH, ATTACH, DETACH = map(np.uint8, Do)
@@ -361,7 +358,7 @@ def _play(
             if U(used[0]) + blocks > U(len(inner)) >> U(9) or (
                 U(used[1]) + blocks > U(len(leaf)) >> U(9)
             ):
-                return i, FULL
+                return i, NO_BLOCKS
             row, page = NONE, first
             while page < end:
                 if row & U(511) == NONE:
@@ -391,7 +388,7 @@ def _play(
                     before = NONE
                     if leaf[row, EPOCH] & LOW_HALF == epoch[target]:
                         if used[2] == len(older):
-                            return i, FULL  # and again with more room; what is done stays done
+                            return i, NO_OLDER  # and again with more room; what is done stays done
                         before = U(used[2])
                         used[2] += 1
                         older[before, 0] = gone[row, OLD]

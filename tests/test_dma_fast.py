@@ -77,6 +77,16 @@ def test_every_boundary_is_found_wherever_it_lies(table, width, data):
     assert both(copy, row % 2, iova, size, row % 3 == 0) == (slow, slow)
 
 
+def test_the_worst_way_of_a_dma_is_found_in_its_own_direction():
+    old = Stale(0x2000, 0x1000, 0x9000, 2, 0, 1)
+    table = PageTable(
+        [Run(0x1000, 0x1000, 0x5000, 12, 3), Run(0x2000, 0x1000, 0x6000, 12, 3)], (old,)
+    )
+    checker = Checker(Hardware(Frozen(a=Entry(Kind.TABLE, "t")), Frozen(t=table)), ["a"])
+    slow, fast = both(checker, 0, [0x1FF0, 0x1FF0], 32, [False, True])
+    assert fast == slow == [[Verdict.TRANSLATED, Verdict.STALE], [0x5FF0, 0x5FF0]]
+
+
 def long_trace(rows: int = 5000) -> tuple[Checker, list[np.ndarray]]:
     """Sixteen devices on four tables of a hundred mappings, and accesses all over them."""
     rng = np.random.default_rng(3)
