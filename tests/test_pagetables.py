@@ -236,8 +236,9 @@ def test_some_drivers_warn_of_a_second_mapping(driver):
     assert warnings(lab)
 
 
-def test_a_large_page_over_live_small_ones_frees_their_table_on_arm_without_a_word():
-    lab, domain, at = attached("arm-smmu-v3")
+@pytest.mark.parametrize("driver", ["arm-smmu-v3", "ipmmu-vmsa", "mtk", "msm"])
+def test_a_large_page_over_live_small_ones_frees_their_table_on_arm_without_a_word(driver):
+    lab, domain, at = attached(driver)
     lab.map(domain, at + 0x3000, THERE, 0x1000)
     assert lab.map(domain, at, 0x8020_0000, LARGE) == 0
     assert where(lab, domain, at + 0x3000) == 0x8020_3000
@@ -344,6 +345,16 @@ PARTS = {
     ("amd", "6.1"): (LARGE, "all"),
     ("amd", "7.2"): (LARGE, "all"),
     ("intel", "6.0"): (LARGE, "all"),
+    ("ipmmu-vmsa", "6.0"): (0x1000, "part"),
+    ("qcom_iommu", "7.2"): (0x1000, "part"),
+    ("ipmmu-vmsa", "7.2"): (0, "nothing"),
+    ("mtk", "6.0"): (0x1000, "part"),
+    ("mtk", "7.2"): (0, "nothing"),
+    ("msm", "6.12"): (0x1000, "part"),
+    ("exynos", "6.0"): (0, "nothing"),
+    ("omap", "6.0"): (0x10_0000, "part"),
+    ("sun50i", "6.0"): (0x1000, "part"),
+    ("sprd", "6.2"): (0x1000, "part"),
     ("riscv", "7.2"): (LARGE, "all"),
     ("rockchip", "6.0"): (0x1000, "part"),
     ("s390", "6.0"): (0x1000, "part"),
@@ -425,6 +436,7 @@ def test_generic_pt_removes_a_page_whole_or_not_at_all():
     [
         ("arm-smmu", "6.0", "ERANGE"),
         ("ipmmu-vmsa", "6.0", "ERANGE"),
+        ("mtk", "6.0", "ERANGE"),
         ("intel", "6.0", "EFAULT"),
         ("s390", "6.2", "EINVAL"),
         ("sprd", "6.0", "EINVAL"),
@@ -527,6 +539,31 @@ def test_mapping_before_the_first_attach_works_or_is_refused_or_crashes(driver):
     assert answer(lab, "map", domain, 0x5800_0000, THERE, PAGE) == BEFORE[driver]
 
 
+NOT_READY = {
+    "arm-smmu": (0, 0),
+    "arm-smmu-v3": (0, 0),
+    "qcom_iommu": (0, 0),
+    "apple-dart": (0, 0),
+    "s390": (0, 0),
+    "virtio": (0, 0),
+    "sun50i": (0, 0),
+    "tegra-smmu": (0, 0),
+    "omap": (0, "crash"),
+    "sprd": ("crash", "crash"),
+    "ipmmu-vmsa": ("crash", "crash"),
+    "msm": ("crash", "crash"),
+    "mtk": ("crash", "crash"),
+}
+
+
+@pytest.mark.parametrize("driver", NOT_READY)
+def test_a_domain_that_was_never_attached_has_nothing_to_give_or_crashes(driver):
+    lab = Lab("6.0", driver)
+    domain = lab.alloc_domain()
+    asked = ("unmap", 0x5800_0000, PAGE), ("iova_to_phys", 0x5800_0000)
+    assert tuple(answer(lab, verb, domain, *at) for verb, *at in asked) == NOT_READY[driver]
+
+
 def test_mtk_5_10_makes_its_table_with_the_domain():
     lab = Lab("5.10", "mtk")
     domain = lab.believed_domain(0).name if lab.believed_domain(0) else lab.alloc_domain("dma")
@@ -624,6 +661,13 @@ def test_fsl_pamu_gives_back_every_address_of_its_window():
     domain = lab.alloc_domain()
     assert where(lab, domain, 0x1234) == 0x1234
     assert where(lab, domain, 2**36) == 0
+
+
+@pytest.mark.parametrize("driver", ["arm-smmu", "mtk", "apple-dart", "sprd", "omap", "virtio"])
+def test_most_drivers_answer_with_the_offset_in_the_page(driver):
+    lab, domain, at = attached(driver)
+    lab.map(domain, at, THERE, PAGE)
+    assert where(lab, domain, at + 0x123) == THERE + 0x123
 
 
 @pytest.mark.parametrize("driver", ["s390", "tegra-gart", "mtk_v1"])
