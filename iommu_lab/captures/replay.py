@@ -56,6 +56,8 @@ class Predicted:
     predictions: tuple[Prediction, ...]
     crash_at: int | None = None
     crash: str = ""
+    unknown: frozenset[int] = frozenset()
+    """Steps whose answers can't be told from the inputs."""
 
 
 def predict(inputs: Inputs) -> Predicted:
@@ -68,9 +70,8 @@ def predict(inputs: Inputs) -> Predicted:
         return Predicted(tuple(said), None if lab.crashed is None else 0, str(lab.crashed or ""))
     run = IoTest(machine, inputs)
     said = run.run(inputs.steps)
-    if run.crashed is None:
-        return Predicted(tuple(said))
-    return Predicted(tuple(said), run.step, str(run.crashed))
+    stops = None if run.crashed is None else run.step
+    return Predicted(tuple(said), stops, str(run.crashed or ""), frozenset(run.unknown))
 
 
 def rows(transcript: Transcript) -> list[Row]:
@@ -102,7 +103,7 @@ def compare(transcript: Transcript, predicted: Predicted) -> list[Row]:
     sheet = _Sheet(transcript)
     for prediction in predicted.predictions:
         sheet.lay(prediction)
-    sheet.rest()
+    sheet.rest(predicted.unknown)
     return sorted(sheet.rows, key=lambda r: (r.step, r.line))
 
 
@@ -147,13 +148,14 @@ class _Sheet:
         said = _says(p.value)
         self.rows.append(Row(self.name, line, p.step, verb, p.kind, p.key, said, was, verdict))
 
-    def rest(self) -> None:
+    def rest(self, unknown: frozenset[int]) -> None:
         """What is left over are answers that nothing was predicted for."""
         for at, left in self.waiting.items():
             number, kind, key = at
             step = self.steps.get(number)
-            said = NOTHING if kind == "trace" else ""
-            verdict: Verdict = "disagree" if kind == "trace" else "not modelled"
+            denied = kind == "trace" and number not in unknown
+            said = NOTHING if denied else ""
+            verdict: Verdict = "disagree" if denied else "not modelled"
             for answer in () if at in self.void else left:
                 verb = "" if step is None else step.text
                 was = answer.value
