@@ -239,6 +239,9 @@ def _reserved(
 def appear(world: World, setup: Setup, function: Function) -> None:
     """The IOMMU driver gets to know a function: into its group, or a new one."""
     name = function.name
+    if name not in setup.late and not function.announced:
+        # When a function is added, the scan of its slot has not yet told that it has neighbours.
+        function = replace(function, multifunction=False)
     placed = {d: n for n, g in world.groups.items() for d in g.devices}
     group = setup.bus.group_for(function, placed)
     if name not in world.devices:

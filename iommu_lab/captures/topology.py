@@ -40,6 +40,8 @@ class Function:
     bridge: bool = False
     acs: bool = False
     multifunction: bool = False
+    announced: bool = True
+    """Does its own header say that it is one of several? Only the first function must."""
     driver: str = ""
     """Bound at boot by a kernel that has the driver built in."""
     isa: bool = False
@@ -91,14 +93,15 @@ _UP = Function("0000:01:00.0", "104c:8232", _RP, "upstream", bridge=True, driver
 _DOWN = Function(
     "0000:02:00.0", "104c:8233", _UP.name, "downstream", bridge=True, driver="pcieport"
 )
-_FIRST, _SECOND = _edu("00:03.0", multifunction=True), _edu("00:03.1", multifunction=True)
+_FIRST = _edu("00:03.0", multifunction=True)
+_SECOND = _edu("00:03.1", multifunction=True, announced=False)
 
 TOPOLOGIES: dict[str, tuple[Function, ...]] = {
     "single": (_edu("00:03.0"),),
     "mask28": (replace(_edu("00:03.0"), mask=2**28 - 1),),
     "two": (_edu("00:03.0"), _edu("00:04.0")),
     "multifn": (_FIRST, _SECOND),
-    "mfe1000": (_FIRST, Function(_SECOND.name, E1000, multifunction=True)),
+    "mfe1000": (_FIRST, Function(_SECOND.name, E1000, multifunction=True, announced=False)),
     "rp": (_port(_RP), _edu("01:00.0", "00:05.0")),
     "rpnoacs": (_port(_RP, acs=False), _edu("01:00.0", "00:05.0")),
     "bridge": (_port(_RP), _BRIDGE, _edu("02:01.0", "01:00.0"), _edu("02:02.0", "01:00.0")),
