@@ -12,12 +12,10 @@ belong to one machine and one moment; compare them with those of the same run on
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,10 @@ import nbformat
 from playwright.sync_api import Page, sync_playwright
 
 from iommu_lab.doctor import chromium
-from iommu_lab.labserver import Server, jupyterlab
+from iommu_lab.labserver import jupyterlab
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "browser"))
+from rig import open_and_run  # how a notebook is opened is the tests' business
 
 CODE = "from iommu_lab.explore import Explorer\n\nExplorer()"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -76,29 +77,6 @@ CASES = (
 )
 
 
-def opened(page: Page, server: Server) -> None:
-    """The notebook, run once to its end."""
-    body = {
-        "path": "e.ipynb",
-        "type": "notebook",
-        "name": "e.ipynb",
-        "kernel": {"name": "python3"},
-    }
-    kernel = server.ask("api/sessions", body)["kernel"]["id"]
-    page.goto(f"{server.url}lab/tree/e.ipynb?token={server.token}&reset")
-    page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for(timeout=60_000)
-    until = time.monotonic() + 60
-    while True:
-        state = server.ask(f"api/kernels/{kernel}")
-        if state["connections"] >= 1 and state["execution_state"] == "idle":
-            break
-        if time.monotonic() > until:
-            raise RuntimeError(f"no kernel: {state}")
-        time.sleep(0.1)
-    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.locator("svg[role=img]").wait_for(timeout=60_000)
-
-
 def measure(page: Page, chosen: dict[str, str], buttons: tuple[str, ...], clicks: int) -> Any:
     """What each of the clicks saw."""
     page.get_by_role("button", name="start over", exact=True).click()
@@ -122,7 +100,8 @@ def main(argv: list[str]) -> int:
     root = Path(tempfile.mkdtemp(prefix="redraw"))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CODE)])
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "name": "python3"}}
-    (root / "e.ipynb").write_text(json.dumps(notebook))
+    (root / "notebooks").mkdir()
+    nbformat.write(notebook, root / "notebooks" / "explorer.ipynb")
     print(
         f"{'case':<22}{'clicks':>7}{'median':>9}{'p90':>7}{'min':>7}{'painted':>9}{'blank':>7}{'jumps':>7}"
     )
@@ -133,7 +112,8 @@ def main(argv: list[str]) -> int:
         ):
             browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
             page = browser.new_page(viewport={"width": 1280, "height": 800})
-            opened(page, server)
+            open_and_run(page, server, "explorer.ipynb")
+            page.locator("svg[role=img]").wait_for(timeout=60_000)
             for name, chosen, buttons in CASES:
                 seen = measure(page, chosen, buttons, clicks)
                 took = sorted(s["changed"] for s in seen)

@@ -336,8 +336,13 @@ class Scenario:
 
     @classmethod
     def from_lab(cls, lab: Lab, **looked: Any) -> Scenario:
-        """The situation of a lab; ``compare``, ``at`` and ``window`` may be given as well."""
+        """The situation of a lab; ``compare``, ``at`` and ``window`` may be given as well.
+
+        Raises NotAScenario for a driver that a reader wrote: it is code, and a file holds none.
+        """
         boot = lab.moments[0].kernel
+        if boot.driver.own:
+            raise NotAScenario(f"driver: {boot.driver.name} is code of your own, not a name")
         return cls(
             boot.release.name,
             boot.driver.name,

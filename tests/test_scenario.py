@@ -13,6 +13,7 @@ from iommu_lab.domains import DomainType
 from iommu_lab.hardware import TOP
 from iommu_lab.lab import Lab, Step
 from iommu_lab.machine import RESERVED_TYPES, Device, Machine, Region, Reserved
+from iommu_lab.own import OwnDriver
 from iommu_lab.scenario import LARGEST, VERBS, NotAScenario, Scenario, from_data, parsed
 
 LOOKING = {"at", "undo", "under", "replay", "check", "belief", "believed_domain", "hardware"}
@@ -214,6 +215,17 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 def test_too_many_steps_are_refused_when_the_scenario_is_made():
     with pytest.raises(NotAScenario, match="steps: at most 10000 are taken, got 10001"):
         Scenario(steps=(Step("unbind", ("dev0",)),) * 10_001)
+
+
+def test_a_drivers_code_is_not_put_into_a_file():
+    class Mine(OwnDriver):
+        base = "exynos"
+
+        def blocking(self, iommu, domain):
+            iommu.block()
+
+    with pytest.raises(NotAScenario, match="is code of your own, not a name"):
+        Scenario.from_lab(Lab("6.0", Mine))
 
 
 def test_a_refused_change_leaves_the_scenario_as_it_was():
