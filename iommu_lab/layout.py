@@ -262,16 +262,15 @@ class _PanelLayout:
         """The first address of each stretch, as far as there is room; busy places come first."""
         yield from self._label("IOVA", y, "soft")
         axis = self.picture.iova
-        lively = {
-            n + side
-            for panel in self.picture.panels
-            for row in panel.rows
-            for n, stretch in enumerate(row.done)
-            for side in (0, 1)
-            if Fate.STOPPED not in (stretch.read.fate, stretch.write.fate)
-        }
+        # Where something gets through comes first, then where it has just ended.
+        lively: dict[int, int] = {}
+        for row in (row for panel in self.picture.panels for row in panel.rows):
+            for n, stretch in enumerate(row.done):
+                if {stretch.read.fate, stretch.write.fate} != {Fate.STOPPED}:
+                    lively[n] = 0
+                    lively.setdefault(n + 1, 1)
         taken: list[tuple[float, float]] = []
-        order = sorted(range(len(axis.starts)), key=lambda n: (n not in lively, n))
+        order = sorted(range(len(axis.starts)), key=lambda n: (lively.get(n, 2), n))
         for n in order:
             text = f"{axis.starts[n]:#_x}"
             x, size = self._x(axis, n), measured(text, 9.5, mono=True)
