@@ -147,6 +147,19 @@ def pages(bitmap: int, iova: int, paddr: int, size: int) -> tuple[int, int]:
     return shift, count
 
 
+MOST_PIECES = 100_000
+"""How many pieces of one call the lab follows. A kernel would go on for hours or days."""
+
+
+def _piece(number: int, size: int) -> int:
+    """Count one piece more of a call for ``size`` bytes, or refuse to follow it any further."""
+    if number == MOST_PIECES:
+        raise ValueError(
+            f"the lab follows at most {MOST_PIECES:,} pieces of one call; size {size:#x} needs more"
+        )
+    return number + 1
+
+
 # -- the core's part -----------------------------------------------------------------------------
 
 
@@ -170,9 +183,10 @@ def iommu_map(w: World, domain: Domain, iova: int, paddr: int, size: int, prot: 
         return
     _before_attach(job)
     table = w.table(domain.table)
-    mapped = 0
+    mapped = number = 0
     refusal: OSError | None = None
     while mapped < size and refusal is None:
+        number = _piece(number, size)
         shift, count = pages(bitmap, iova + mapped, paddr + mapped, size - mapped)
         try:
             chunk = _placed(job, Chunk(iova + mapped, paddr + mapped, shift, count))
@@ -214,7 +228,9 @@ def iommu_unmap(w: World, domain: Domain, iova: int, size: int) -> tuple[int, li
         return 0, []
     job = Job(w, form, domain)
     table, gone, done = w.table(domain.table), list[Run](), 0
+    number = 0
     while done < size:
+        number = _piece(number, size)
         at, room = iova + done, size - done
         if form.range_unmap == "truncate":
             at &= LOW32
@@ -724,12 +740,15 @@ def _unmap_from_zero(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
     """Above the table the walk ends without a page size, and its next address is 0 (fetch_pte)."""
     text = f"{chunk.iova:#x} is above the page table, so what is at address 0 goes"
     job.w.event("note", job.form.function, iova=0, size=chunk.size, text=text)
-    gone, done = list[Run](), 0
+    gone, done, iova, number = list[Run](), 0, 0, 0
     while done < chunk.size:
-        at = Chunk(done, done, 12, (chunk.size - done) >> 12)
+        number = _piece(number, chunk.size)
+        if table.find(iova) is None and _above(job.form, table, iova):
+            iova = 0
+        at = Chunk(iova, iova, 12, (chunk.size - done) >> 12)
         table, removed, size = unmap_entry(job, table, at)
         gone += removed
-        done += size
+        iova, done = iova + size, done + size
     return table, gone, done
 
 

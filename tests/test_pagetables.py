@@ -875,3 +875,17 @@ def test_every_driver_of_every_release_has_a_page_table_format():
             lab = Lab(release, row["driver"])
             if "UNMANAGED" in row["accepts"].split():
                 assert lab.alloc_domain() == "dom1"
+
+
+@pytest.mark.parametrize(
+    ("verb", "driver"), [("map", "omap"), ("unmap", "exynos"), ("unmap", "amd")]
+)
+def test_a_call_of_endless_length_is_refused_in_words_and_changes_nothing(verb, driver):
+    lab = Lab("6.0", driver)
+    domain = lab.alloc_domain()
+    lab.attach_device(domain, "dev0")
+    before = lab.state
+    args = (0, 0, 2**62) if verb == "map" else (0, 2**62)
+    with pytest.raises(ValueError, match=r"at most 100,000 pieces of one call"):
+        getattr(lab, verb)(domain, *args)
+    assert lab.state == before
