@@ -20,13 +20,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from . import behaviours
+from .bootline import GivesDriver, to_driver
 from .datafiles import datafile
 from .domains import DomainType
 from .drivers import Driver
 from .drivers import rows as driver_rows
 from .errors import KernelCrash, NotInRelease
 from .hardware import Entry, Frozen, Hardware, Kind
-from .lab import GivesDriver, Lab, to_driver
+from .lab import Lab
 from .reach import reach
 from .releases import release as find_release
 from .releases import releases

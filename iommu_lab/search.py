@@ -38,13 +38,14 @@ from typing import TYPE_CHECKING, Any
 
 from . import core, dmaapi
 from .behaviours import STAYS_LISTED
+from .bootline import GivesDriver, to_driver
 from .domains import Domain, DomainType
 from .drivers import Driver
 from .drivers import driver as find_driver
 from .drivers import rows as driver_rows
 from .errors import KernelCrash, unknown
 from .hardware import Entry, Frozen, Kind
-from .lab import GivesDriver, Lab, Step, perform, to_driver
+from .lab import Lab, Step, perform
 from .machine import Device, Machine, Region
 from .reach import reach, undecided
 from .state import Group, Kernel, State, World

@@ -24,7 +24,17 @@ SOURCES = [
 STAIR = [
     *("errors", "datafiles", "domains", "tables", "hardware"),
     *("verdict", "owners", "accesses", "partition", "dma_fast", "dma"),
-    *("machine", "releases", "drivers", "state", "pagetables", "behaviours", "core", "dmaapi"),
+    *(
+        "machine",
+        "releases",
+        "drivers",
+        "state",
+        "bootline",
+        "pagetables",
+        "behaviours",
+        "core",
+        "dmaapi",
+    ),
     "lab",
 ]
 

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from .. import core
+from ..bootline import make_kernel
 from ..drivers import Driver
 from ..drivers import driver as find_driver
 from ..hardware import Kind
-from ..lab import make_kernel
 from ..machine import X86_INTERRUPTS, Device, Machine, Reserved
 from ..releases import release as find_release
 from ..state import DeviceState, Kernel, World

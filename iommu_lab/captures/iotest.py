@@ -736,13 +736,16 @@ class IoTest:
         self.say("map", "MAP", said)
 
     def do_unmap(self, step: Step, name: str, iova: str, size: str, word: str = "") -> None:
+        container = self._container(name)
+        self._unmapped(
+            size, lambda: self.vfio.unmap_dma(container, number(iova), number(size), word == "all")
+        )
+
+    def _unmapped(self, size: str, unmap: Callable[[], int]) -> None:
+        """Unmap; the answer is written back on success alone, else the size asked for stands."""
         try:
-            done = self.vfio.unmap_dma(
-                self._container(name), number(iova), number(size), word == "all"
-            )
-            said = f"OK unmapped={done:#x}"
+            said = f"OK unmapped={unmap():#x}"
         except OSError as error:
-            # The answer is written back only on success, so the size asked for stands there.
             said = f"{errno_name(error)} unmapped={number(size):#x}"
         self._sync()
         self.say("unmap", "UNMAP", said)
@@ -873,13 +876,7 @@ class IoTest:
 
     def do_funmap(self, step: Step, name: str, iova: str, size: str) -> None:
         found = self._number_of(name)
-        try:
-            done = self._context().unmap(found, number(iova), number(size))
-            said = f"OK unmapped={done:#x}"
-        except OSError as error:
-            said = f"{errno_name(error)} unmapped={number(size):#x}"
-        self._sync()
-        self.say("unmap", "UNMAP", said)
+        self._unmapped(size, lambda: self._context().unmap(found, number(iova), number(size)))
 
     # -- DMA ---------------------------------------------------------------------------------
 
