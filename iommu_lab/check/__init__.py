@@ -1,0 +1,25 @@
+"""Answers to the lessons' exercises: is it right, and what does a wrong one tell?
+
+One function an exercise, a module a lesson; none raises. The right answer is asked of the model
+each time, so that it follows the model when a driver row is corrected; the hints are the usual
+wrong answers, and stand only here.
+
+Where this stops: a check judges the answer, not the way to it.
+"""
+
+from .detach import belief_parts_from_hardware, dead_code
+from .domains import a_window, devices_to_take
+from .feedback import Feedback
+from .objection import a_leak, blocked_in_name_only
+from .start import releases_that_let_it_write
+
+__all__ = [
+    "Feedback",
+    "a_leak",
+    "a_window",
+    "belief_parts_from_hardware",
+    "blocked_in_name_only",
+    "dead_code",
+    "devices_to_take",
+    "releases_that_let_it_write",
+]
