@@ -1,11 +1,12 @@
 """Captures: transcripts of real kernels, and the model's answer to each line of them.
 
-``replay`` lays prediction and answer side by side. What a transcript is and how one is made stands
-in the harness beside the package (``captures/`` in a checkout); those that are shipped lie in
-``data/captures/``.
+``replay`` lays prediction and answer side by side; ``dmas`` adds, for each DMA, what stopped it.
+What a transcript is and how one is made stands in the harness beside the package (``captures/`` in
+a checkout); those that are shipped lie in ``data/captures/``.
 """
 
+from .faults import dmas, in_words
 from .replay import replay, replay_files
 from .transcript import TranscriptError
 
-__all__ = ["TranscriptError", "replay", "replay_files"]
+__all__ = ["TranscriptError", "dmas", "in_words", "replay", "replay_files"]
