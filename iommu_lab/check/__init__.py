@@ -11,6 +11,7 @@ from .detach import belief_parts_from_hardware, dead_code
 from .domains import a_window, devices_to_take
 from .feedback import Feedback
 from .objection import a_leak, blocked_in_name_only
+from .platform_dma import blocks_and_gives_back, first_half_alone
 from .start import releases_that_let_it_write
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "a_window",
     "belief_parts_from_hardware",
     "blocked_in_name_only",
+    "blocks_and_gives_back",
     "dead_code",
     "devices_to_take",
+    "first_half_alone",
     "releases_that_let_it_write",
 ]
