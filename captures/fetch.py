@@ -107,6 +107,9 @@ def mirrors() -> tuple[Mirror, Mirror | None]:
 class Archive:
     """One suite for one architecture, asked through an apt configuration of its own."""
 
+    offline = False
+    """Is what was fetched before all there is? Then an archive that must be asked says so."""
+
     def __init__(self, suite: str, arch: str) -> None:
         self.suite, self.arch = suite, arch
         self.folder = where.build() / "apt" / f"{suite}-{arch}"
@@ -141,6 +144,8 @@ class Archive:
     def _update(self) -> None:
         if self._ready:
             return
+        if Archive.offline:
+            raise CannotFetch(f"not all that it needs from Debian's {self} was fetched before")
         main, security = mirrors()
         for name in ("lists/partial", "cache/archives/partial"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)

@@ -48,6 +48,9 @@ def _moved(kernel: catalogue.Kernel) -> str | None:
 def _make(capture: catalogue.Capture, folder: Path, limit: float) -> bool:
     """Boot a capture and say how it went."""
     try:
+        absent = boot.missing(capture.kernel.arch)
+        if absent:
+            raise boot.CannotBoot(absent)
         moved = _moved(capture.kernel)
         if moved:
             raise fetch.CannotFetch(moved)
@@ -67,9 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="names or patterns; none: missing")
     parser.add_argument("--into", type=Path, default=where.SHIPPED, help="folder for the files")
     parser.add_argument("--limit", type=float, default=300, help="seconds for one boot")
+    parser.add_argument("--offline", action="store_true", help="use what was fetched before")
     parser.add_argument("--list", action="store_true", help="show the catalogue and stop")
     parser.add_argument("--source", action="store_true", help="only write SOURCE.md anew")
     options = parser.parse_args(arguments)
+    fetch.Archive.offline = options.offline
     captures = catalogue.load()
     if options.list:
         for name, capture in captures.items():

@@ -15,6 +15,8 @@ from typing import NoReturn
 
 import pytest
 
+from iommu_lab.captures import boot_here
+
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "core-6.1-pt"
 BOOT_SECONDS = 600  # a runner that is shared may be many times slower than a quiet core
@@ -88,3 +90,11 @@ def test_the_model_predicts_what_this_boot_did(transcript: Path):
     assert len(table) > 40
     others = table[table["verdict"] != "agree"]
     assert others.empty, others.to_string()
+
+
+def test_a_lesson_boots_a_kernel_that_was_fetched_before(transcript: Path):
+    booted = boot_here(NAME, BOOT_SECONDS)
+    assert re.search(r"booted here just now: (\d+) of its \1 answers", booted.says), booted.says
+    assert re.search(r"and (\d+) of \1 DMAs met the fault", booted.says), booted.says
+    assert uname(transcript.read_text("utf-8")).split()[0] in booted.says
+    assert set(booted.table.verdict) == {"agree"}
