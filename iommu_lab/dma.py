@@ -336,7 +336,7 @@ def _in_parts(
             np.ascontiguousarray(device, np.uint32),
             np.ascontiguousarray(iova),
             np.ascontiguousarray(size, wide),
-            np.ascontiguousarray(write),
+            np.ascontiguousarray(write).view(np.uint8),
             code[part],
             addr[part],
         ):

@@ -10,6 +10,11 @@ taken in blocks, and each block goes through three stages: walk the upper levels
 last slot; read it and prefetch the record; judge. While one access waits for memory the others of
 its block go on.
 
+The first and the last stage take four accesses at a time. What they read of each is four words in a
+row, one vector; four of those turned on their side are four columns, and a comparison or a choice
+is then one instruction for all four. No compiler finds that by itself, so these two stages are
+written in LLVM's words and not in Python's. ``benchmarks/attempts.md`` says what it is worth.
+
 Importing this module needs numba and costs a quarter of a second; :mod:`iommu_lab.dma` does so
 when a trace is long enough to be worth it.
 """
@@ -43,11 +48,12 @@ FREE_SLOTS = 1 << 16
 FREE_SLOTS_EACH = 512
 MOST_IN_ROOT = 1 << 16
 
-# What the kernel knows of a device's tree: a row of words, one cache line.
-OFFSET, ROOT, SHIFT, FAN, PAGE, INSIDE, LIMIT = range(7)
+# What the kernel knows of a device's tree: a row of words, one cache line. The first four lead to
+# a slot of the root, the others from there on.
+OFFSET, ROOT, SHIFT, LIMIT, FAN, PAGE, INSIDE = range(7)
 ROW = 8
+LANES = 4
 
-PARTIAL = np.uint8(Verdict.PARTIAL)
 ZERO, ONE = np.uint64(0), np.uint64(1)
 U = np.uint64
 
@@ -63,25 +69,198 @@ def _column(kind: Any, readonly: bool = True) -> Any:
     return numba.types.Array(kind, 1, "C", readonly=readonly)
 
 
-def _prefetch_line(typing: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of ``array[index]`` (C-contiguous) and do not wait for it."""
+WORD, HALF, BYTE = (ir.IntType(bits) for bits in (64, 32, 8))
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        made = context.make_array(signature.args[0])(context, builder, args[0])
-        byte = ir.IntType(8).as_pointer()
-        where = builder.bitcast(builder.gep(made.data, [args[1]]), byte)
-        word = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+
+class _Lanes:
+    """LLVM instructions on vectors of four lanes, one access in each."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, given: Any) -> None:
+        self.to = builder
+        self.given = [
+            context.make_array(kind)(context, builder, value).data
+            if isinstance(kind, numba.types.Array)
+            else value
+            for kind, value in zip(signature.args, given, strict=True)
+        ]
+
+    def of(self, value: int, kind: Any = WORD) -> Any:
+        """The same number in every lane."""
+        return ir.Constant(ir.VectorType(kind, LANES), [value] * LANES)
+
+    def place(self, column: Any, at: Any) -> Any:
+        return self.to.gep(column, [at])
+
+    def next(self, at: Any) -> list[Any]:
+        """Four indices from this one on."""
+        return [self.to.add(at, WORD(lane)) for lane in range(LANES)]
+
+    def each(self, vector: Any) -> list[Any]:
+        return [self.to.extract_element(vector, HALF(lane)) for lane in range(LANES)]
+
+    def gather(self, column: Any, at: list[Any]) -> Any:
+        vector = ir.Constant(ir.VectorType(column.type.pointee, LANES), ir.Undefined)
+        for lane, index in enumerate(at):
+            value = self.to.load(self.place(column, index))
+            vector = self.to.insert_element(vector, value, HALF(lane))
+        return vector
+
+    def load(self, column: Any, at: Any, kind: Any = WORD) -> Any:
+        """Four neighbours, widened to words."""
+        vector = ir.VectorType(kind, LANES)
+        loaded = self.to.load(self.to.bitcast(self.place(column, at), vector.as_pointer()))
+        loaded.align = 1
+        return loaded if kind is WORD else self.to.zext(loaded, ir.VectorType(WORD, LANES))
+
+    def store(self, vector: Any, column: Any, at: Any) -> None:
+        where = self.to.bitcast(self.place(column, at), vector.type.as_pointer())
+        self.to.store(vector, where).align = 1
+
+    def columns(self, words: Any, at: list[Any]) -> list[Any]:
+        """Four words from each of four places, on their side: the first of each, and so on."""
+        rows = [self.load(words, index) for index in at]
+        pairs = [
+            self._mixed(one, other, mask)
+            for one, other in (rows[:2], rows[2:])
+            for mask in ((0, 4, 2, 6), (1, 5, 3, 7))
+        ]
+        return [
+            self._mixed(pairs[odd], pairs[2 + odd], mask)
+            for mask in ((0, 1, 4, 5), (2, 3, 6, 7))
+            for odd in (0, 1)
+        ]
+
+    def _mixed(self, one: Any, other: Any, mask: tuple[int, ...]) -> Any:
+        kind = ir.VectorType(HALF, LANES)
+        return self.to.shuffle_vector(one, other, ir.Constant(kind, list(mask)))
+
+    def compare(self, one: Any, how: str, other: Any) -> Any:
+        return self.to.icmp_unsigned(how, one, other)
+
+    def some(self, truths: Any) -> Any:
+        """Is it true in any lane?"""
+        bits = ir.IntType(LANES)
+        return self.to.icmp_unsigned("!=", self.to.bitcast(truths, bits), bits(0))
+
+    def prefetch(self, column: Any, at: Any) -> None:
+        """Ask for a cache line and do not wait for it."""
+        kind = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer(), HALF, HALF, HALF])
         name = "llvm.prefetch.p0i8"
-        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        for_reading, keep, data = (ir.Constant(word, n) for n in (0, 3, 1))
-        builder.call(function, [where, for_reading, keep, data])
+        function = self.to.module.globals.get(name) or ir.Function(self.to.module, kind, name)
+        where = self.to.bitcast(self.place(column, at), BYTE.as_pointer())
+        for_reading, keep, data = HALF(0), HALF(3), HALF(1)
+        self.to.call(function, [where, for_reading, keep, data])
+
+
+def _prefetch_line(typing: Any, array: Any, index: Any) -> Any:
+    """Prefetch the cache line of ``array[index]`` (C-contiguous)."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        lanes = _Lanes(context, builder, signature, given)
+        lanes.prefetch(*lanes.given)
         return context.get_dummy_value()
 
     return numba.types.void(array, index), generate
 
 
+def _find_four(
+    typing: Any, row: Any, node: Any, device: Any, iova: Any, ats: Any, here: Any, k: Any
+) -> Any:
+    """Walk the upper levels for accesses here+k to here+k+3; leave their last slots in ``ats``.
+
+    The upper levels are few and warm. The last one is not read, but asked for.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        lanes, to = _Lanes(context, builder, signature, given), builder
+        row, node, device, iova, ats, here, k = lanes.given
+        first = to.add(here, k)
+        words = ir.VectorType(WORD, LANES)
+        devices = lanes.load(device, first, HALF)
+        trees = lanes.each(to.mul(devices, lanes.of(ROW)))
+        offset, root, shift, limit = lanes.columns(row, trees)
+        fan, page, inside, _ = lanes.columns(row, [to.add(tree, WORD(FAN)) for tree in trees])
+
+        a = lanes.load(iova, first)
+        place = to.lshr(a, shift)
+        place = to.select(lanes.compare(place, "<", root), place, root)
+        beyond = lanes.compare(a, ">=", limit)
+        slot = to.add(offset, to.select(beyond, to.add(root, lanes.of(1)), place))
+
+        before, walk = to.block, to.append_basic_block("walk")
+        found = to.append_basic_block("found")
+        to.cbranch(lanes.some(lanes.compare(shift, ">", page)), walk, found)
+        to.position_at_end(walk)
+        slot_now, shift_now = to.phi(words), to.phi(words)
+        entry = lanes.gather(node, lanes.each(slot_now))
+        further = to.and_(
+            to.icmp_signed("<", entry, lanes.of(0, HALF)), lanes.compare(shift_now, ">", page)
+        )
+        lower = to.sub(shift_now, fan)
+        below = to.add(to.zext(to.not_(entry), words), to.and_(to.lshr(a, lower), inside))
+        slot_next = to.select(further, below, slot_now)
+        shift_next = to.select(further, lower, shift_now)
+        for phi, at_first, then in (
+            (slot_now, slot, slot_next),
+            (shift_now, shift, shift_next),
+        ):
+            phi.add_incoming(at_first, before)
+            phi.add_incoming(then, walk)
+        again = to.and_(further, lanes.compare(shift_next, ">", page))
+        to.cbranch(lanes.some(again), walk, found)
+        to.position_at_end(found)
+        slot_found = to.phi(words)
+        slot_found.add_incoming(slot, before)
+        slot_found.add_incoming(slot_next, walk)
+
+        lanes.store(slot_found, ats, k)
+        for at in lanes.each(slot_found):
+            lanes.prefetch(node, at)
+        return context.get_dummy_value()
+
+    return numba.types.void(row, node, device, iova, ats, here, k), generate
+
+
+def _judge_four(
+    typing: Any,
+    words: Any,
+    ats: Any,
+    iova: Any,
+    size: Any,
+    code: Any,
+    addr: Any,
+    here: Any,
+    k: Any,
+) -> Any:
+    """Judge accesses here+k to here+k+3, whose records are at ``ats``, as Partition.judge does.
+
+    Says whether one of them passes in more than one way, so that its code is yet to be found.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        lanes, to = _Lanes(context, builder, signature, given), builder
+        words, ats, iova, size, code, addr, here, k = lanes.given
+        first = to.add(here, k)
+        records = [to.load(lanes.place(ats, at)) for at in lanes.next(k)]
+        columns = lanes.columns(words, records)
+        a = lanes.load(iova, first)
+        bytes_ = lanes.load(size, first, size.type.pointee)
+        last = to.add(a, to.sub(bytes_, lanes.of(1)))
+        through = lanes.compare(last, "<=", columns[RUN_LAST])
+        told = to.select(through, columns[CODE], lanes.of(Verdict.PARTIAL))
+        stop = to.add(columns[RUN_LAST], lanes.of(1))
+        where = to.select(through, to.add(a, columns[DELTA]), stop)
+        lanes.store(to.trunc(told, ir.VectorType(BYTE, LANES)), code, first)
+        lanes.store(where, addr, first)
+        mixed = lanes.compare(last, ">", columns[WORSE_LAST])
+        return to.zext(lanes.some(to.and_(through, mixed)), WORD)
+
+    return numba.types.uint64(words, ats, iova, size, code, addr, here, k), generate
+
+
 _prefetch: Any = intrinsic(_prefetch_line)
+_find: Any = intrinsic(_find_four)
+_judge: Any = intrinsic(_judge_four)
 
 
 class Index(NamedTuple):
@@ -258,64 +437,75 @@ def judge(
     device: NDArray[np.uint32],
     iova: U64,
     size: NDArray[Any],
-    write: NDArray[np.bool_],
+    write: U8,
     code: U8,
     addr: U64,
 ) -> bool:
-    """Judge accesses; False when a row was no access, and then the answers mean nothing."""
+    """Judge accesses; False when a row was no access, and then the answers mean nothing.
+
+    ``size`` is uint32 or uint64, and ``write`` 0 or 1.
+    """
+    n = len(iova)
+    if n >= BLOCK:
+        return bool(_judge_blocks(row, node, words, device, iova, size, write, code, addr))
+    # Too few for one block: make it full with the same accesses over again.
+    full = [np.resize(column, BLOCK) for column in (device, iova, size, write, code, addr)]
+    good = bool(_judge_blocks(row, node, words, *full))
+    code[:], addr[:] = full[4][:n], full[5][:n]
+    return good
+
+
+def _judge_blocks(
+    row: U64,
+    node: NDArray[np.int32],
+    words: U64,
+    device: NDArray[np.uint32],
+    iova: U64,
+    size: NDArray[Any],
+    write: U8,
+    code: U8,
+    addr: U64,
+) -> bool:
+    """As :func:`judge`, for no fewer than BLOCK accesses."""
     devices = U(len(row)) // U(ROW)
     ats = np.empty(BLOCK, np.uint64)  # where each access of the block has got to
+    checked = 0
     for begin in range(0, len(iova), BLOCK):
-        end = min(begin + BLOCK, len(iova))
-        if begin % CHECKED == 0:
+        if begin == checked:
             some = slice(begin, begin + CHECKED)
             if _no_access(devices, device[some], iova[some], size[some]):
                 return False
-        here = U(begin)
-        for k in range(end - begin):
-            j = U(k)
-            tree = U(device[here + j]) * U(ROW)
-            a = iova[here + j]
-            shift = row[tree + U(SHIFT)]
-            slot = _root_slot(row, tree, a)
-            # The upper levels are few and warm: walk them, and stop before the last.
-            while shift > row[tree + U(PAGE)]:
-                entry = node[slot]
-                if entry >= 0:
-                    break
-                shift -= row[tree + U(FAN)]
-                slot = U(~entry) + ((a >> shift) & row[tree + U(INSIDE)])
-            ats[j] = slot
-            _prefetch(node, slot)
-        for k in range(end - begin):
+            checked += CHECKED
+        # The last block is full too: it takes some accesses again, which does no harm.
+        here = U(min(begin, len(iova) - BLOCK))
+        for k in range(0, BLOCK, LANES):
+            _find(row, node, device, iova, ats, here, U(k))
+        for k in range(BLOCK):
             j = U(k)
             at = U(node[ats[j]]) * U(2 * WORDS) + U(write[here + j]) * U(WORDS)
             ats[j] = at
             _prefetch(words, at)
-        for k in range(end - begin):
-            j = U(k)
-            at = ats[j]
-            a = iova[here + j]
-            last = a + (U(size[here + j]) - ONE)
-            if last <= words[at + U(RUN_LAST)]:
-                code[here + j] = words[at + U(CODE)]
-                addr[here + j] = a + words[at + U(DELTA)]
-                if last > words[at + U(WORSE_LAST)]:
+        mixed = ZERO
+        for k in range(0, BLOCK, LANES):
+            mixed |= _judge(words, ats, iova, size, code, addr, here, U(k))
+        if mixed != ZERO:
+            for k in range(BLOCK):
+                j = U(k)
+                at = ats[j]
+                last = iova[here + j] + (U(size[here + j]) - ONE)
+                if words[at + U(WORSE_LAST)] < last <= words[at + U(RUN_LAST)]:
                     tree = U(device[here + j]) * U(ROW)
                     code[here + j] = _worst(row, node, words, tree, at, last)
-            else:
-                code[here + j] = PARTIAL
-                addr[here + j] = words[at + U(RUN_LAST)] + ONE
     return True
 
 
 # Two kinds of sizes, and nothing else to compile while somebody waits.
-judge = _compiled(
-    judge,
+_judge_blocks = _compiled(
+    _judge_blocks,
     [
         numba.types.boolean(
             *map(_column, (numba.uint64, numba.int32, numba.uint64)),
-            *map(_column, (numba.uint32, numba.uint64, size, numba.boolean)),
+            *map(_column, (numba.uint32, numba.uint64, size, numba.uint8)),
             _column(numba.uint8, readonly=False),
             _column(numba.uint64, readonly=False),
         )
