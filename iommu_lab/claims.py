@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import audit
+from . import audit, history
 from .datafiles import datafile
 from .domains import DomainType
 from .drivers import driver, rows
@@ -244,17 +244,18 @@ def c34() -> Answer:
 
 
 def c36() -> Answer:
-    found = audit.counts("6.0")
-    right, wrong = found["guesses right"], found["guesses wrong"]
+    right, wrong = (len(history.COUNTS[which]()) for which in ("right", "wrong"))
     return Answer(not wrong, f"{right} right, {wrong} wrong, by what the registers are told")
 
 
 def c37() -> Answer:
-    found = audit.counts("6.0")
+    bypass, named, all_ = (
+        history.COUNTS[which]() for which in ("bypass", "bypass-by-name", "drivers")
+    )
     return Answer(
-        found["identity"] * 2 > found["drivers with detach_dev"],
-        f"{found['identity']} of {found['drivers with detach_dev']} bypass by what the registers "
-        f"are told; {found['still translating']} more were labelled identity in 6.7",
+        len(bypass) * 2 > len(all_),
+        f"{len(bypass)} of {len(all_)} bypass by what the registers "
+        f"are told; {len(set(named) - set(bypass))} more were labelled identity in 6.7",
     )
 
 

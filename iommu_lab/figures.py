@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path
 
+from . import audit
 from .lab import Lab
 from .layout import TONES, Box, Flow, Line, Mark, Sheet, Text, lay_out, lay_out_story
+from .matrix import describe_matrix, lay_out_matrix
 from .picture import Picture, describe, differences
 
 DPI = 100
@@ -34,10 +36,14 @@ class Drawing(NamedTuple):
     figure: Figure
     says: str
 
-    def png(self) -> bytes:
-        """The figure as a PNG, without anything that tells when or by what it was made."""
+    def png(self, **says: str) -> bytes:
+        """The figure as a PNG, without anything that tells when or by what it was made.
+
+        ``says`` are further texts that the file carries, by keyword: Description, Source, ….
+        """
         file = io.BytesIO()
-        self.figure.savefig(file, format="png", dpi=SHARP, metadata={"Software": None})
+        texts = {"Software": None, **says}
+        self.figure.savefig(file, format="png", dpi=SHARP, metadata=texts)
         return file.getvalue()
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
@@ -80,6 +86,15 @@ def believed_and_done(lab: Lab) -> Drawing:
     """
     story = [describe(lab, at=step) for step in range(len(lab.moments))]
     return Drawing(drawn(lay_out_story(story)), differences(story))
+
+
+def matrix(after: str = "leaving") -> Drawing:
+    """Driver by release: where a device is after ``leaving``, ``detach`` or ``claim``.
+
+    The cells are those of :func:`~iommu_lab.audit.matrix`.
+    """
+    table = audit.matrix(after)
+    return Drawing(drawn(lay_out_matrix(table)), describe_matrix(table, after))
 
 
 def of(picture: Picture) -> Drawing:
