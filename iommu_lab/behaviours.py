@@ -84,6 +84,8 @@ def free(w: World, domain: Domain) -> None:
     """``ops->free``: what becomes of the page table, and of whoever still walks it."""
     if domain.static:
         return
+    if w.driver.own:
+        w.notes.pop(memory_of_domain(domain.name), None)
     how = w.driver.free
     if how == "crash" and domain.ready and domain.table is not None:
         raise KernelCrash(w.driver.free_function, "it follows the pointer that it has just cleared")
@@ -116,7 +118,7 @@ def current(w: World, device: str) -> Domain | None:
 
 
 OWN = {DomainType.BLOCKED: "blocking", DomainType.IDENTITY: "identity"}
-"""The name of a reader's own function for each static domain."""
+"""The name of a reader's own function for each type that has no page table."""
 
 
 def attach(w: World, domain: Domain, device: str) -> None:
@@ -127,10 +129,13 @@ def attach(w: World, domain: Domain, device: str) -> None:
     if domain.freed:
         raise _after_free(w, domain.name)
     plain = domain.table is None
-    own = w.driver.own_program(OWN.get(domain.type, "attach") if plain else "attach")
+    own = w.driver.own_program(OWN.get(domain.type, "") if plain else "attach")
     if own is not None:
         _not_failing(w, device)
         own(w, domain, device)
+        old = w.domains.get(w.devices[device].attached or "")
+        if plain and old is not None:
+            _unlist(w, old, device)
     elif not plain:
         ATTACH[w.driver.attach](w, domain, device)
     elif domain.type is DomainType.BLOCKED:
@@ -168,6 +173,69 @@ def _not_failing(w: World, device: str) -> None:
     errno = w.failing.pop(device, None)
     if errno:
         raise refuse(errno, f"attach of {device} was made to fail")
+
+
+def write(w: World, device: str, entry: Entry) -> None:
+    """A register that a reader's driver writes; its copy, which comes back with power, follows."""
+    _end_platform(w, device)
+    for name in w.switched_with(device):
+        w.notes.pop(f"pending:{name}", None)
+    w.program(device, entry)
+
+
+def enter(w: World, domain: Domain, device: str) -> None:
+    """Into the domain as a reader's driver does it, with the records that its base's attach keeps.
+
+    No write comes before the last one: what stands in between is the reader's to say.
+    """
+    _end_platform(w, device)
+    old = w.domains.get(w.devices[device].attached or "")
+    how = w.driver.attach
+    unit = how == "bypass-first" and w.driver.grouping == "unit"
+    again = old is not None and old.name == domain.name and (unit or how == "counted")
+    if how == "counted":
+        domain = w.set_domain(domain.name, count=domain.count + 1)
+        if old is not None and not again and not w.set_domain(old.name, count=old.count - 1).count:
+            _record(w, device, None)
+    elif how in ("shared-table", "first-table"):
+        w.notes[_register(w, device)] = domain.table
+    elif how == "leaves-first" and old is not None:
+        _drop(w, old, device)
+    elif how == "bypass-first" and old is not None and not again:
+        if old.type.paging:
+            _forget_clients(w, old, device)
+        _drop(w, w.domains[old.name], device)
+    if again:
+        w.program(device, Entry(Kind.TABLE, domain.table, *_walked(w, domain)))
+    else:
+        into(w, w.domains[domain.name], device)
+
+
+def forget(w: World, domain: Domain, device: str) -> None:
+    """What the base's detach does to its records, after a reader's detach has written."""
+    if w.driver.attach == "counted":
+        w.set_domain(domain.name, count=max(0, domain.count - 1))
+        _record(w, device, None)
+    elif w.driver.keeps != "count" or domain.count:
+        _forget(w, domain, device)
+
+
+def _end_platform(w: World, device: str) -> None:
+    """The platform's own table, if the device is on it, is freed with its addresses."""
+    entry = w.entries[device]
+    if entry.kind is Kind.PLATFORM and entry.table is not None:
+        w.tables.pop(entry.table, None)
+        w.iovas.pop(entry.table, None)
+
+
+def memory_of_device(device: str) -> str:
+    """The note in which a reader's driver remembers something of a device."""
+    return f"own:device:{device}"
+
+
+def memory_of_domain(domain: str) -> str:
+    """The note in which a reader's driver remembers something of a domain."""
+    return f"own:domain:{domain}"
 
 
 STAYS_LISTED = ("domain", "list", "programmed")
@@ -243,9 +311,8 @@ def attach_plain(w: World, domain: Domain, device: str) -> None:
     entry = w.entries[device]
     platform = entry.kind is Kind.PLATFORM and entry.table is not None
     if platform:
+        _end_platform(w, device)
         w.program(device, replace(BLOCK, why="no translation is registered"))
-        w.tables.pop(entry.table or "", None)
-        w.iovas.pop(entry.table or "", None)
     try:
         _not_failing(w, device)
     except OSError:
@@ -275,9 +342,8 @@ def _leave_first(w: World, device: str, how: str) -> None:
     old = recorded(w, device)
     entry = w.entries[device]
     if entry.kind is Kind.PLATFORM and entry.table is not None:
+        _end_platform(w, device)
         w.program(device, replace(BLOCK, why="no translation is registered"))
-        w.tables.pop(entry.table, None)
-        w.iovas.pop(entry.table, None)
     elif old is not None:
         LEAVE[how](w, device)
         _drop(w, old, device)
@@ -655,7 +721,8 @@ def detach(w: World, domain: Domain | None, device: str) -> None:
     ``domain`` is what the caller hands over. Handed nothing, most drivers follow a NULL pointer.
     """
     driver = w.driver
-    if domain is None:
+    own = driver.own_program("detach")
+    if domain is None and own is None:
         if driver.null_crash:
             would = f"with one it would have left the device {SAYS[driver.leave]}"
             text = f"handed no domain, it follows a NULL pointer; {would}"
@@ -663,14 +730,13 @@ def detach(w: World, domain: Domain | None, device: str) -> None:
         if driver.attach == "one-domain" and w.devices[device].attached is None:
             _leave_one_domain(w, device)
         return
-    if domain.freed and driver.keeps != "device-any":
+    if domain is not None and domain.freed and driver.keeps != "device-any":
         raise _after_free(w, domain.name)
-    w.event("driver", driver.body, device=device, domain=domain.name)
-    own = driver.own_program("detach")
+    name = "" if domain is None else domain.name
+    w.event("driver", driver.body, device=device, domain=name)
     if own is not None:
         own(w, domain, device)
-        _drop(w, domain, device)
-    elif _is_on(w, domain, device):
+    elif domain is not None and _is_on(w, domain, device):
         _leave(w, domain, device)
 
 
@@ -789,6 +855,8 @@ def release(w: World, device: str, *, parked: bool = False) -> None:
     if old is not None and w.driver.keeps not in STAYS_LISTED:
         _drop(w, old, device)
     w.set_device(device, attached=None)
+    if w.driver.own:
+        w.notes.pop(memory_of_device(device), None)
 
 
 def power_cycle(w: World, device: str) -> None:

@@ -30,11 +30,16 @@ class GivesDriver(Protocol):
 
 
 def to_driver(driver: str | Driver | GivesDriver, release: str) -> Driver:
-    """The driver row of a name, of a row, or of a reader's own driver class."""
+    """The driver row of a name, of a row, or of a reader's own driver class.
+
+    Raises ``TypeError`` for what is none of them.
+    """
     if isinstance(driver, Driver):
         return driver
     if isinstance(driver, str):
         return find_driver(driver, release)
+    if not hasattr(driver, "as_driver"):
+        raise TypeError(f"a driver is a name, or a class made from OwnDriver; got {driver!r}")
     return driver.as_driver(release)
 
 
@@ -54,7 +59,7 @@ def make_kernel(
     if machine is None:
         machine = Machine(msi=(X86_INTERRUPTS,) if arch == "x86_64" else ())
     words = dict(w.partition("=")[::2] for w in cmdline.split())
-    if _switched_off(words, row.name, arch):
+    if _switched_off(words, row.known_as, arch):
         machine = replace(machine, no_iommu=tuple(d.name for d in machine.devices))
     passthrough = arch == "x86_64" and "pt" in words.get("iommu", "").split(",")
     return Kernel(
@@ -65,7 +70,7 @@ def make_kernel(
         cmdline,
         passthrough=_switch(words, "iommu.passthrough", passthrough),
         strict=_is_strict(words, row, found, machine, arch),
-        disable_bypass=_switch(words, f"{row.name}.disable_bypass", True),
+        disable_bypass=_switch(words, f"{row.known_as}.disable_bypass", True),
     )
 
 
@@ -96,8 +101,8 @@ def _is_strict(
     words: Mapping[str, str], driver: Driver, release: Release, machine: Machine, arch: str
 ) -> bool:
     """Is the IOTLB flushed at each unmap? The driver's own word or an emulator's decides first."""
-    emulated = machine.caching_mode and driver.name in ("amd", "intel")
-    if emulated or {"strict", "fullflush"} & set(_own_words(words, driver.name)):
+    emulated = machine.caching_mode and driver.known_as in ("amd", "intel")
+    if emulated or {"strict", "fullflush"} & set(_own_words(words, driver.known_as)):
         return True
     lazy_by_default = arch in ("x86_64", "s390x")
     if release["flush_queue"] == "attribute" and lazy_by_default:

@@ -14,6 +14,7 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from .datafiles import datafile
 from .domains import DomainType
@@ -98,9 +99,20 @@ class Driver:
     inference: bool
     own: tuple[tuple[str, Callable[..., None]], ...] = ()
     """Functions that a reader wrote in place of the driver's: see :mod:`iommu_lab.own`."""
+    base: str = ""
+    """The driver that a reader's stands on."""
+    sees_names: bool = False
+    """Does one of them look at a name, so that two devices or domains may not be alike to it?"""
+    maker: Any = None
+    """The reader's class that made this row, and can make that of another release."""
 
     def __hash__(self) -> int:
         return hash((self.name, self.release))
+
+    @property
+    def known_as(self) -> str:
+        """The name by which tables and boot lines know it: its base's, where a reader wrote it."""
+        return self.base or self.name
 
     def own_program(self, name: str) -> Callable[..., None] | None:
         return dict(self.own).get(name)
@@ -111,7 +123,7 @@ class Driver:
 
     def grouping_on(self, arch: str) -> str:
         """Who shares a group on this architecture; without dma-iommu it may be nobody."""
-        there = _grouping().get(self.name, {}).get(f"grouping_{arch}")
+        there = _grouping().get(self.known_as, {}).get(f"grouping_{arch}")
         return there or self.grouping
 
     @property

@@ -273,7 +273,7 @@ class Lab:
         Verbs that are refused, missing or fatal there are noted in ``events``, not raised.
         """
         boot = self._moments[0].kernel
-        driver = boot.driver if boot.driver.own else boot.driver.name
+        driver = boot.driver.maker or boot.driver.name
         lab = Lab(release, driver, boot.machine, boot.cmdline, boot.arch)
         return lab.replay(self.steps)
 

@@ -117,7 +117,7 @@ def page_table_format(pagetable: str, release: Release, driver: str = "") -> For
 
 def format_of(w: World) -> Format:
     """The page-table format of the world's driver."""
-    return page_table_format(w.driver.pagetable, w.release, w.driver.name)
+    return page_table_format(w.driver.pagetable, w.release, w.driver.known_as)
 
 
 def pages(bitmap: int, iova: int, paddr: int, size: int) -> tuple[int, int]:

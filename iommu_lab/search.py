@@ -465,7 +465,8 @@ class States:
 def users_matter(driver: Driver) -> bool:
     """Does this driver ever ask which devices a domain has? Where not, states may differ in it."""
     asks = ("one-device", "one-domain", "bypass-first")
-    return driver.attach in asks or driver.keeps in STAYS_LISTED or driver.pagetable == "virtio"
+    listed = driver.keeps in STAYS_LISTED or driver.pagetable == "virtio"
+    return driver.attach in asks or listed or bool(driver.own)
 
 
 def put(node: Node, characters: Iterable[tuple[int, str]]) -> Node:
@@ -815,13 +816,13 @@ def alike_names(lab: Lab) -> tuple[Alike, ...]:
     """Names that play the same part, in the order in which they are used; several for one thing.
 
     Domains and pages differ in nothing. Devices that share a group do, since a group's list has an
-    order; devices that each have a group of their own do not.
+    order; devices that each have a group of their own do not. To a reader's driver that looks at
+    names none but the pages are alike.
     """
-    rows: list[list[tuple[Any, ...]]] = [
-        [(domain,) for domain in DOMAINS],
-        [(iova,) for iova in iovas(lab.driver)],
-    ]
-    if lab.driver.grouping_on(lab.kernel.arch) == "own":
+    rows: list[list[tuple[Any, ...]]] = [[(iova,) for iova in iovas(lab.driver)]]
+    if not lab.driver.sees_names:
+        rows.insert(0, [(domain,) for domain in DOMAINS])
+    if not lab.driver.sees_names and lab.driver.grouping_on(lab.kernel.arch) == "own":
         rows.append([(device.name, device.group) for device in lab.machine.devices])
     return tuple(tuple(frozenset(names) for names in row) for row in rows)
 

@@ -382,7 +382,7 @@ class Vfio:
             raise refuse("EINVAL", f"{number} is an extension, not a type of IOMMU")
         tree = RangeTree(wraps=self.rule("vfio.wrap") == "EINVAL")
         iommu = Type1(v2=number != TYPE1, tree=tree)
-        if number == NESTING and self.world.driver.name not in NESTS:
+        if number == NESTING and self.world.driver.known_as not in NESTS:
             raise refuse("EINVAL", f"{self.world.driver.name} has no nested domains")
         done: list[int] = []
         for group in container.groups:
