@@ -39,6 +39,9 @@ BLOCK = 256  # accesses under way at once: enough to keep every line-fill buffer
 # Rows whose columns are checked together, ahead of their blocks and still in the cache for them.
 # The size of a block divides it.
 CHECKED = 1 << 14
+# An index of so many bytes stays in the second-level cache, and asking for its lines ahead would
+# only cost time.
+NEAR = 1 << 20
 FAN_OUTS = (9, 6, 4, 2)  # bits that a level takes
 # Slots are 4 bytes. A tree may have so many of them for each segment. Small ones are free: 2 KiB
 # each, and more while all of them stay in a quarter of a megabyte, in the cache. The root is read
@@ -163,13 +166,16 @@ def _prefetch_line(typing: Any, array: Any, index: Any) -> Any:
     return numba.types.void(array, index), generate
 
 
-def _find_four(
-    typing: Any, row: Any, node: Any, device: Any, iova: Any, ats: Any, here: Any, k: Any
-) -> Any:
+def _find_four(far: bool) -> Any:
     """Walk the upper levels for accesses here+k to here+k+3; leave their last slots in ``ats``.
 
-    The upper levels are few and warm. The last one is not read, but asked for.
+    The upper levels are few and warm. The last one is not read, but asked for where it is ``far``.
     """
+
+    def find(
+        typing: Any, row: Any, node: Any, device: Any, iova: Any, ats: Any, here: Any, k: Any
+    ) -> Any:
+        return numba.types.void(row, node, device, iova, ats, here, k), generate
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         lanes, to = _Lanes(context, builder, signature, given), builder
@@ -214,11 +220,11 @@ def _find_four(
         slot_found.add_incoming(slot_next, walk)
 
         lanes.store(slot_found, ats, k)
-        for at in lanes.each(slot_found):
+        for at in lanes.each(slot_found) if far else ():
             lanes.prefetch(node, at)
         return context.get_dummy_value()
 
-    return numba.types.void(row, node, device, iova, ats, here, k), generate
+    return intrinsic(find)
 
 
 def _judge_four(
@@ -259,7 +265,7 @@ def _judge_four(
 
 
 _prefetch: Any = intrinsic(_prefetch_line)
-_find: Any = intrinsic(_find_four)
+_find_near, _find_far = _find_four(far=False), _find_four(far=True)
 _judge: Any = intrinsic(_judge_four)
 
 
@@ -446,11 +452,12 @@ def judge(
     ``size`` is uint32 or uint64, and ``write`` 0 or 1.
     """
     n = len(iova)
+    index = row, node, words, node.nbytes + words.nbytes > NEAR
     if n >= BLOCK:
-        return bool(_judge_blocks(row, node, words, device, iova, size, write, code, addr))
+        return bool(_judge_blocks(*index, device, iova, size, write, code, addr))
     # Too few for one block: make it full with the same accesses over again.
     full = [np.resize(column, BLOCK) for column in (device, iova, size, write, code, addr)]
-    good = bool(_judge_blocks(row, node, words, *full))
+    good = bool(_judge_blocks(*index, *full))
     code[:], addr[:] = full[4][:n], full[5][:n]
     return good
 
@@ -459,6 +466,7 @@ def _judge_blocks(
     row: U64,
     node: NDArray[np.int32],
     words: U64,
+    far: bool,
     device: NDArray[np.uint32],
     iova: U64,
     size: NDArray[Any],
@@ -466,7 +474,7 @@ def _judge_blocks(
     code: U8,
     addr: U64,
 ) -> bool:
-    """As :func:`judge`, for no fewer than BLOCK accesses."""
+    """As :func:`judge`, for no fewer than BLOCK accesses; is the index ``far`` from the core?"""
     devices = U(len(row)) // U(ROW)
     ats = np.empty(BLOCK, np.uint64)  # where each access of the block has got to
     checked = 0
@@ -478,13 +486,18 @@ def _judge_blocks(
             checked += CHECKED
         # The last block is full too: it takes some accesses again, which does no harm.
         here = U(min(begin, len(iova) - BLOCK))
-        for k in range(0, BLOCK, LANES):
-            _find(row, node, device, iova, ats, here, U(k))
+        if far:
+            for k in range(0, BLOCK, LANES):
+                _find_far(row, node, device, iova, ats, here, U(k))
+        else:
+            for k in range(0, BLOCK, LANES):
+                _find_near(row, node, device, iova, ats, here, U(k))
         for k in range(BLOCK):
             j = U(k)
             at = U(node[ats[j]]) * U(2 * WORDS) + U(write[here + j]) * U(WORDS)
             ats[j] = at
-            _prefetch(words, at)
+            if far:
+                _prefetch(words, at)
         mixed = ZERO
         for k in range(0, BLOCK, LANES):
             mixed |= _judge(words, ats, iova, size, code, addr, here, U(k))
@@ -505,6 +518,7 @@ _judge_blocks = _compiled(
     [
         numba.types.boolean(
             *map(_column, (numba.uint64, numba.int32, numba.uint64)),
+            numba.boolean,
             *map(_column, (numba.uint32, numba.uint64, size, numba.uint8)),
             _column(numba.uint8, readonly=False),
             _column(numba.uint64, readonly=False),

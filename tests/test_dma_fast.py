@@ -22,12 +22,18 @@ pytest.importorskip("numba", reason="numba is not installed: numpy answers every
 
 
 def both(checker: Checker, *columns, **how) -> tuple[list, list]:
-    """Answers of the numpy twin and of the kernel."""
-    slow = checker.check(*columns)
+    """Answers of the numpy twin and of the kernel, whether it asks for its index ahead or not."""
+    from iommu_lab import dma_fast
+
+    slow = [column.tolist() for column in checker.check(*columns)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dma, "FAST_ROWS", 0)
-        fast = checker.check(*columns, **how)
-    return [column.tolist() for column in slow], [column.tolist() for column in fast]
+        fast = []
+        for most in (0, 1 << 40):
+            patch.setattr(dma_fast, "NEAR", most)
+            fast.append([column.tolist() for column in checker.check(*columns, **how)])
+    assert fast[0] == fast[1]
+    return slow, fast[0]
 
 
 @given(cases(), st.sampled_from([1, 40]))
