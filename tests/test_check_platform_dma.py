@@ -16,14 +16,12 @@ class Home(OwnDriver):
         iommu.platform()
 
 
-def runs(program):
-    """A method that hands one device's registers to the program; None is no method at all."""
-    return program and (lambda self, iommu, domain: program(iommu))
-
-
-def with_(**programs) -> type[Home]:
-    """That driver with other methods."""
-    return type("Mine", (Home,), {name: runs(program) for name, program in programs.items()})
+def with_(**programs) -> type[OwnDriver]:
+    """That driver with other methods, each handed one device's registers; None leaves one out."""
+    methods = {"blocking": Home.blocking, "detach": Home.detach}
+    for name, program in programs.items():
+        methods[name] = program and (lambda self, iommu, domain, run=program: run(iommu))
+    return type("Mine", (OwnDriver,), {name: way for name, way in methods.items() if way})
 
 
 def test_a_blocked_device_that_comes_home_is_right():

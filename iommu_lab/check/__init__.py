@@ -11,6 +11,7 @@ from .detach import belief_parts_from_hardware, dead_code
 from .domains import a_window, devices_to_take
 from .feedback import Feedback
 from .objection import a_leak, blocked_in_name_only
+from .ownership import devices_to_unbind, nothing_is_ever_open
 from .platform_dma import blocks_and_gives_back, first_half_alone
 from .start import releases_that_let_it_write
 
@@ -23,6 +24,8 @@ __all__ = [
     "blocks_and_gives_back",
     "dead_code",
     "devices_to_take",
+    "devices_to_unbind",
     "first_half_alone",
+    "nothing_is_ever_open",
     "releases_that_let_it_write",
 ]
