@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from html import escape
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
@@ -19,8 +20,12 @@ from matplotlib.path import Path
 from . import audit
 from .lab import Lab
 from .layout import TONES, Box, Flow, Line, Mark, Sheet, Text, lay_out, lay_out_story
+from .lives import describe_lives, lay_out_lives
 from .matrix import describe_matrix, lay_out_matrix
 from .picture import Picture, describe, differences
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DPI = 100
 SHARP = 144
@@ -95,6 +100,15 @@ def matrix(after: str = "leaving") -> Drawing:
     """
     table = audit.matrix(after)
     return Drawing(drawn(lay_out_matrix(table)), describe_matrix(table, after))
+
+
+def in_each_kernel(dmas: pd.DataFrame, moments: Mapping[str, str]) -> Drawing:
+    """What the same DMAs met in each of several transcripts: a row a file, a column a moment.
+
+    ``dmas`` are rows of :func:`iommu_lab.captures.dmas`, of several files; ``moments`` says which
+    labels to show (whole, or by number: S05), and what stands over them.
+    """
+    return Drawing(drawn(lay_out_lives(dmas, moments)), describe_lives(dmas, moments))
 
 
 def of(picture: Picture) -> Drawing:

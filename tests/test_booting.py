@@ -92,8 +92,8 @@ def test_half_a_transcript_is_not_counted(harness):
 
 
 def test_a_boot_that_takes_too_long_is_said_to_have_been_stopped(harness):
-    harness("print(f'{name}: NOT FINISHED after 15 s, 15 s'); sys.exit(1)")
-    assert "it was stopped after 15 s" in boot_here().says
+    harness("print(f'{name}: NOT FINISHED after 20 s, 20 s'); sys.exit(1)")
+    assert "it was stopped after 20 s" in boot_here(seconds=20).says
 
 
 def test_when_time_is_up_the_emulator_ends_with_the_harness(harness, tmp_path, monkeypatch):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 
 import numpy as np
+import pandas as pd
 from matplotlib.image import imread
 
 from iommu_lab import figures
+from iommu_lab.captures import dmas
+from iommu_lab.datafiles import datafile
 from iommu_lab.lab import Lab
 from iommu_lab.layout import OWNERS
 from iommu_lab.machine import Machine
@@ -84,3 +88,27 @@ def test_a_long_story_is_wider_and_loses_no_step():
 def test_a_name_that_looks_like_mathematics_is_drawn_as_it_is():
     lab = Lab("6.1", "s390", Machine().having("$dev^0$", "b"))
     assert figures.reach(lab).png()
+
+
+def lives(*names):
+    table = pd.concat(dmas(datafile("captures", f"{name}.out")) for name in names)
+    return table, {
+        "S04-group-fd-open-phys": "opened",
+        "S05": "claimed",
+    }
+
+
+def test_transcripts_stand_below_one_another_and_the_sentence_says_where_they_part():
+    drawing = figures.in_each_kernel(*lives("core-5.10-pt", "core-6.1-pt", "core-6.12-pt"))
+    assert drawing.says == (
+        "opened: lands (bypass) in all; claimed: core-5.10-pt lands (bypass), "
+        "core-6.1-pt stopped (a page table, 0x5), core-6.12-pt stopped (no entry, 0x2)."
+    )
+
+
+def test_what_a_claimed_device_meets_can_be_told_in_grey():
+    names = ("core-5.10-pt", "core-6.12-pt", "core-6.1-pt")
+    drawn = [pixels(figures.in_each_kernel(*lives(name))).mean(axis=-1) for name in names]
+    strips = [image[62:104, 698:709] for image in drawn]  # beside the words of the second column
+    for one, other in itertools.combinations(strips, 2):
+        assert np.abs(one - other).mean() > 0.05

@@ -10,6 +10,7 @@ Where this stops: a check judges the answer, not the way to it.
 from .detach import belief_parts_from_hardware, dead_code
 from .domains import a_window, devices_to_take
 from .feedback import Feedback
+from .kernels import where_else_they_part
 from .objection import a_leak, blocked_in_name_only
 from .ownership import devices_to_unbind, nothing_is_ever_open
 from .platform_dma import blocks_and_gives_back, first_half_alone
@@ -28,4 +29,5 @@ __all__ = [
     "first_half_alone",
     "nothing_is_ever_open",
     "releases_that_let_it_write",
+    "where_else_they_part",
 ]
