@@ -1,7 +1,11 @@
 """The README is run: what a stranger pastes gives what stands below it."""
 
 import doctest
+import re
 from pathlib import Path
+
+import pytest
+from replay_summary import rewritten
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,3 +28,14 @@ def test_what_the_readme_links_to_is_there():
     for name in ("docs/explorer.png", "teaching/guide.md", "docs/glossary.md", "CONTRIBUTING.md"):
         assert (ROOT / name).is_file()
         assert name in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_summary_of_the_replay_is_todays():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == rewritten(text), "stale: run tools/replay_summary.py"
+    assert re.search(r"^TOTAL: (\d+) of \1 agree$", text, re.MULTILINE)
+
+
+def test_a_readme_without_its_summary_is_refused():
+    with pytest.raises(ValueError, match="one block that ends in TOTAL, got 0"):
+        rewritten("# iommu_lab\n")

@@ -55,6 +55,22 @@ def test_the_summary_ends_with_the_total(capsys):
     assert re.fullmatch(r"TOTAL: (\d+) of \1 agree", lines[-1])
 
 
+def test_a_brief_summary_has_a_line_for_each_kernel_and_iommu(capsys):
+    names = ("core-6.12-virtio.out", "core-6.1-on.out", "core-6.1-off.out", "core-6.1-intelsm.out")
+    assert cli.main(["replay", "--brief", *(str(FOLDER / name) for name in names)]) == 0
+    told = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["6.1 on intel, 3 transcripts", "6.12 on virtio, 1 transcript", "TOTAL"]
+
+
+def test_a_brief_summary_still_names_a_file_that_is_no_transcript(tmp_path, capsys):
+    bad = tmp_path / "bad.out"
+    bad.write_bytes(b"hello\n")
+    assert cli.main(["replay", "--brief", str(bad), str(ONE)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("bad:1: ")
+    assert lines[1].startswith("6.1 on intel, 1 transcript: ")
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"hello\n", b"\x00\xff" * 999, b"MACHINE arch=x86_64\n", b"x" * 2_000_000],

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,9 @@ class Booted:
 
     def __repr__(self) -> str:
         return self.says
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self.says)}</p>"
 
     @property
     def table(self) -> pd.DataFrame:
