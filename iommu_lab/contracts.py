@@ -24,25 +24,27 @@ from .state import World
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """Does a claimed group keep its promise? Truthy when it holds; else the counterexample."""
+    """Does a claimed group keep its promise? Truthy when it holds; else the counterexample.
+
+    Neither when the promise was never given: no state was met in which it would have been owed.
+    """
 
     driver: str
     release: str
     arch: str
     holds: bool
     tried: str
-    """What was asked, when it holds."""
+    """What was asked, unless there is a counterexample."""
     counterexample: Finding | None = None
 
     def __bool__(self) -> bool:
         return self.holds
 
     def __str__(self) -> str:
-        if self.counterexample is None:
-            return f"{self.driver} ({self.arch}) in {self.release} holds: {self.tried}"
-        return (
-            f"{self.driver} ({self.arch}) in {self.release} does not hold.\n{self.counterexample}"
-        )
+        what = f"{self.driver} ({self.arch}) in {self.release}"
+        if self.counterexample is not None:
+            return f"{what} does not hold.\n{self.counterexample}"
+        return f"{what} {'holds' if self.holds else 'was never put to it'}:\n  {self.tried}"
 
     __repr__ = __str__
 
@@ -100,6 +102,9 @@ def verify_blocking(
             )
             finding = Finding("leak", walk.path(place), says, device, int(iova[row]), paddr)
             return replace(failed, counterexample=finding)
+    if not asked_of:
+        never = f"no claimed group is believed blocked, {_how_far(walk)}"
+        return replace(failed, tried=never)
     tried = f"{asked:,} DMAs in {len(asked_of)} different states of the hardware, {_how_far(walk)}"
     return replace(failed, holds=True, tried=tried)
 

@@ -6,6 +6,7 @@ import pytest
 
 from iommu_lab import audit, behaviours
 from iommu_lab.hardware import BYPASS
+from iommu_lab.own import OwnDriver
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +93,22 @@ def test_nobody_knows_what_sprd_does_when_it_is_switched_off():
 def test_the_contract_says_the_same_each_time():
     once, again = (audit.verify_blocking("mtk", "6.0", depth=4, dmas=20_000) for _ in range(2))
     assert once == again
+
+
+def test_a_promise_that_is_never_given_neither_holds_nor_breaks():
+    contract = audit.verify_blocking("s390", "patch-v2", depth=2, dmas=1_000)
+    assert not contract
+    assert contract.counterexample is None
+    assert "was never put to it:\n  no claimed group is believed blocked" in str(contract)
+
+
+def test_a_driver_of_ones_own_is_held_to_its_promise():
+    class Slipped(OwnDriver):
+        base = "amd"
+
+        def blocking(self, iommu, domain):
+            iommu.bypass()
+
+    contract = audit.verify_blocking(Slipped, "6.0", depth=2, dmas=1_000)
+    assert not contract
+    assert (contract.driver, len(contract.counterexample.steps)) == ("Slipped", 1)

@@ -16,6 +16,9 @@ with datafile("audit", "counts.csv").open(newline="", encoding="utf-8") as file:
     COUNTS = {row["id"]: row for row in csv.DictReader(file)}
 
 
+PATCHED = "a claim under the patch"
+
+
 @pytest.fixture(scope="module")
 def compared():
     return history.compare().set_index("driver")
@@ -140,7 +143,7 @@ def test_what_differs_has_a_reason(compared, differences):
 
 
 def test_all_that_is_said_of_the_patch_is_an_inference(differences):
-    assert differences[differences.other == "a claim under the patch"].inference.all()
+    assert differences[differences.other == PATCHED].inference.all()
 
 
 def test_step_two_was_left_out_for_all_but_two_of_those_that_needed_it(differences):
@@ -148,6 +151,24 @@ def test_step_two_was_left_out_for_all_but_two_of_those_that_needed_it(differenc
     assert set(left_out.driver) == {
         *("amd", "qcom_iommu", "exynos", "ipmmu-vmsa", "rockchip"),
     }
+
+
+def test_offered_and_set_are_two_readings_of_the_plan(differences):
+    two = differences[(differences.one == history.WORDED) & (differences.other == history.NEEDED)]
+    assert set(two.driver) == {
+        *("qcom_iommu", "exynos", "ipmmu-vmsa", "mtk", "mtk_v1", "rockchip", "sun50i"),
+    }
+    why = two.set_index("driver").why
+    assert why["exynos"] == "a DMA domain is offered, and none is set on arm32"
+    assert "no DMA domain is offered" in why["mtk_v1"]
+
+
+def test_the_patch_would_have_changed_a_claim_for_all_but_five(differences, compared):
+    changed = set(differences[differences.other == PATCHED].driver)
+    assert set(compared.index) - changed == {"amd", "intel", "apple-dart", "mtk_v1", "tegra-gart"}
+    why = differences.set_index(["driver", "other"]).why
+    assert "arm64: BLOCKED is believed, the hardware is bypass" in why["exynos", PATCHED]
+    assert "follows a NULL pointer" in why["s390", PATCHED]
 
 
 def test_what_6_3_removed_and_32_bit_arm_still_called_is_named(differences):

@@ -7,6 +7,7 @@ wrong answers, and stand only here.
 Where this stops: a check judges the answer, not the way to it.
 """
 
+from .audit import a_broken_promise, three_steps
 from .detach import belief_parts_from_hardware, dead_code
 from .domains import a_window, devices_to_take
 from .feedback import Feedback
@@ -18,6 +19,7 @@ from .start import releases_that_let_it_write
 
 __all__ = [
     "Feedback",
+    "a_broken_promise",
     "a_leak",
     "a_window",
     "belief_parts_from_hardware",
@@ -29,5 +31,6 @@ __all__ = [
     "first_half_alone",
     "nothing_is_ever_open",
     "releases_that_let_it_write",
+    "three_steps",
     "where_else_they_part",
 ]
