@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import chance
 import fetch
 import initramfs
 import machines
@@ -66,6 +67,14 @@ def kernel(wanted: Kernel) -> fetch.Unpacked:
     return fetch.kernel(wanted.suite, wanted.arch)
 
 
+def _script(capture: Capture) -> str:
+    """The steps of a capture: a file of ``scripts/``, or steps by chance."""
+    name = str(capture.script)
+    if name.startswith("chance-"):
+        return chance.text(name, capture.topology, iommufd=bool(capture.kernel.config))
+    return (where.HERE / "scripts" / f"{name}.txt").read_text(encoding="utf-8")
+
+
 def _initramfs(capture: Capture) -> bytes:
     wanted = capture.kernel
     board = machines.BOARDS[wanted.arch]
@@ -78,7 +87,7 @@ def _initramfs(capture: Capture) -> bytes:
         )
         module = programs.module(capture.module, wanted)
         return initramfs.archive([*files, initramfs.File(f"mods/{capture.module}.ko", module)])
-    script = (where.HERE / "scripts" / f"{capture.script}.txt").read_text(encoding="utf-8")
+    script = _script(capture)
     settings = {
         "machine": f"{capture.machine}\n",
         "tty": board.transcript,

@@ -86,6 +86,7 @@ def free(w: World, domain: Domain) -> None:
         return
     if w.driver.own:
         w.notes.pop(memory_of_domain(domain.name), None)
+    _free_what_was_left(w, domain)
     how = w.driver.free
     if how == "crash" and domain.ready and domain.table is not None:
         raise KernelCrash(w.driver.free_function, "it follows the pointer that it has just cleared")
@@ -108,6 +109,21 @@ def free(w: World, domain: Domain) -> None:
     w.tables.pop(domain.table, None)
 
 
+def _free_what_was_left(w: World, domain: Domain) -> None:
+    """Records that :func:`release` could not take off the domain's list go with it (domain_exit).
+
+    Each is told to the device that it points to, and that may be gone.
+    """
+    for device in [d for d in w.devices if w.notes.get(f"left:{d}") == domain.name]:
+        if not w.devices[device].present or f"orphan:{device}" in w.notes:
+            raise KernelCrash(
+                "__dmar_remove_one_dev_info",
+                f"{device} is gone, and a record of {domain.name} still points to it",
+            )
+        del w.notes[f"left:{device}"]
+        w.program(device, replace(BLOCK, why=f"it goes with {domain.name}"))
+
+
 def current(w: World, device: str) -> Domain | None:
     """``iommu_get_domain_for_dev``: what the core thinks is attached to the device's group."""
     group = w.group_of(device)
@@ -128,6 +144,9 @@ def attach(w: World, domain: Domain, device: str) -> None:
     """
     if domain.freed:
         raise _after_free(w, domain.name)
+    if f"left:{device}" in w.notes:
+        _attach_over_what_was_left(w, domain, device)
+        return
     plain = domain.table is None
     own = w.driver.own_program(OWN.get(domain.type, "") if plain else "attach")
     if own is not None:
@@ -147,6 +166,15 @@ def attach(w: World, domain: Domain, device: str) -> None:
         _attach_platform(w, device)
     if plain:
         _record(w, device, None if domain.type is DomainType.BLOCKED else domain.name)
+
+
+def _attach_over_what_was_left(w: World, domain: Domain, device: str) -> None:
+    """An old record with the device's address counts as its domain (dmar_insert_one_dev_info)."""
+    left = w.notes[f"left:{device}"]
+    if left != domain.name:
+        raise refuse("EBUSY", f"a record of {device} on {left} was left behind")
+    w.notes.pop(f"orphan:{device}", None)
+    _record(w, device, domain.name)
 
 
 def _record(w: World, device: str, domain: str | None) -> None:
@@ -850,6 +878,10 @@ def release(w: World, device: str, *, parked: bool = False) -> None:
     the domain, it goes on counting a device that is gone.
     """
     old = recorded(w, device)
+    if _is_unfound(w, device):
+        kept = f"left:{device}" in w.notes and old is None
+        w.notes[f"orphan:{device}" if kept else f"left:{device}"] = old.name if old else "yes"
+        return
     if old is not None and not parked and w.driver.leaves_on_release != "keep":
         LEAVE[w.driver.leaves_on_release](w, device)
     if old is not None and w.driver.keeps not in STAYS_LISTED:
@@ -857,6 +889,13 @@ def release(w: World, device: str, *, parked: bool = False) -> None:
     w.set_device(device, attached=None)
     if w.driver.own:
         w.notes.pop(memory_of_device(device), None)
+
+
+def _is_unfound(w: World, device: str) -> bool:
+    """Is the device off its unit's list before the driver looks for its unit (device_to_iommu)?"""
+    listed = w.driver.known_as == "intel" and w.device(device).listed
+    known = f"left:{device}" in w.notes or w.devices[device].attached is not None
+    return listed and known and w.release["intel.release"] == "finds-its-unit"
 
 
 def power_cycle(w: World, device: str) -> None:

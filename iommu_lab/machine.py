@@ -65,6 +65,8 @@ class Device:
     master_at_boot: bool = True
     deferred: bool = False
     """Left translated by a kernel that crashed; only kdump kernels meet this."""
+    listed: bool = False
+    """Firmware lists it by its address as its IOMMU's (a VT-d unit's device scope)."""
     managed_by: str = ""
     """A kernel driver that is bound at boot and never leaves, as ``pcieport``."""
 

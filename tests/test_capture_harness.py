@@ -12,9 +12,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "captures"))
 
 import catalogue
+import chance
 import fetch
 import initramfs
 import transcript
+
+from iommu_lab.captures.transcript import parse
 
 KERNELS = """
 [kernels]
@@ -147,3 +150,20 @@ def test_the_mirror_is_the_one_that_is_asked_for(monkeypatch: pytest.MonkeyPatch
     main, security = fetch.mirrors()
     assert main == ("http://mirror.example/debian", "/keys/debian.gpg")
     assert security == ("http://mirror.example/debian-security", "/keys/debian.gpg")
+
+
+@pytest.mark.parametrize("topology", chance.FUNCTIONS)
+def test_a_script_by_chance_is_the_same_for_its_seed(topology):
+    text = chance.text("chance-3", topology, iommufd=True)
+    assert chance.text("chance-3", topology, iommufd=True) == text
+    assert chance.text("chance-4", topology, iommufd=True) != text
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_script_by_chance_has_only_words_that_a_replay_knows(seed):
+    topology = list(chance.FUNCTIONS)[seed]
+    lines = chance.text(f"chance-{seed}", topology, iommufd=seed % 2 == 0).splitlines()
+    steps = [f"STEP {number}: {line}" for number, line in enumerate(lines, start=1)]
+    head = [f'MACHINE arch=x86_64 iommu=intel topology={topology} append=""', "BOOT uname=6.12.118"]
+    whole = "\n".join([*head, *steps, f"END steps={len(steps)}"])
+    assert len(parse(whole.encode(), "chance").inputs.steps) == len(lines)

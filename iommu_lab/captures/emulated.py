@@ -19,13 +19,14 @@ from .. import core
 from ..bootline import make_kernel
 from ..drivers import Driver
 from ..drivers import driver as find_driver
-from ..hardware import Kind
+from ..errors import refuse
+from ..hardware import Entry, Kind
 from ..machine import X86_INTERRUPTS, Device, Machine, Reserved
 from ..releases import release as find_release
 from ..state import DeviceState, Kernel, World
 from ..tables import READ, WRITE
 from .kernels import Build
-from .topology import Bus, Function
+from .topology import HOT_PLUG_BRIDGE, Bus, Function
 
 PAGE = 4096
 MSI = Reserved(*X86_INTERRUPTS, "msi")
@@ -33,7 +34,6 @@ HYPERTRANSPORT = Reserved(0xFD_0000_0000, 0xFF_FFFF_FFFF, "reserved")
 FLOPPY = Reserved(0, 2**24 - 1, "direct-relaxable")
 """What CONFIG_INTEL_IOMMU_FLOPPY_WA keeps mapped for an ISA bridge."""
 SOFTWARE_MSI = Reserved(0x800_0000, 0x80F_FFFF, "msi-sw")
-HOT_PLUG_BRIDGE = "1b36:000e"
 ITS = Reserved(0x809_0000, 0x809_FFFF, "msi")
 
 
@@ -61,6 +61,8 @@ class Profile:
     """The addresses that a function may use at all, whatever its table says."""
     by_own_address: bool = False
     """It knows a function by its own address only, and none behind a conventional bridge."""
+    early_numbers: bool = False
+    """It takes a function's bus number before the firmware gives one: every bus is bus 0 to it."""
     interrupts_read: str = "zeros"
     """What a read of the interrupt window gets: "zeros", or the "apic" which lies there."""
 
@@ -72,7 +74,14 @@ PROFILES = {
     "intel48": Profile("intel", 48, caching_mode=True, strangers="fault"),
     # QEMU 7.2 does not act on the invalidation of a PASID entry, so it goes on as before.
     "intelsm": Profile("intel", 48, caching_mode=True, strangers="fault", sticky_passthrough=True),
-    "amd": Profile("amd", caching_mode=True, coherent=True, wraps=True, strangers="fault"),
+    "amd": Profile(
+        "amd",
+        caching_mode=True,
+        coherent=True,
+        wraps=True,
+        strangers="fault",
+        early_numbers=True,
+    ),
     "amdnoir": Profile(
         "amd",
         caching_mode=True,
@@ -80,6 +89,7 @@ PROFILES = {
         wraps=True,
         strangers="fault",
         remaps_interrupts=False,
+        early_numbers=True,
     ),
     "virtio": Profile(
         "virtio",
@@ -127,6 +137,8 @@ class Setup:
     """Functions that the IOMMU driver learns of only when a driver is offered them."""
     isolated: bool = False
     sticky: bool = False
+    waiting: frozenset[str] = frozenset()
+    """Functions whose IOMMU never came to be: their drivers are told to try again later."""
 
 
 def setup(arch: str, iommu: str, build: Build, cmdline: str, found: tuple[Function, ...]) -> Setup:
@@ -139,6 +151,7 @@ def setup(arch: str, iommu: str, build: Build, cmdline: str, found: tuple[Functi
     isolation = build.extended and not (arch == "arm64" and at_bind)
     bus = Bus((_with_driver(f, build, arch) for f in found), isolation=isolation)
     strangers: set[str] = set()
+    waiting: frozenset[str] = frozenset()
     if active and profile.by_own_address:
         strangers = {f.name for f in found if bus.behind_old_bridge(f) is not None}
         bus = Bus(
@@ -147,6 +160,8 @@ def setup(arch: str, iommu: str, build: Build, cmdline: str, found: tuple[Functi
         )
         # One function whose attach fails takes the whole IOMMU away, if all are attached at once.
         active = at_bind or not strangers
+        # Firmware names the IOMMU for each of them (viot_dev_iommu_init).
+        waiting = frozenset() if active else frozenset(f.name for f in found if f.translated)
     row = find_driver(profile.driver if active else _stand_in(arch), build.release)
     if profile.window is not None and row.aperture_set == "attach":
         row = replace(row, first=profile.window[0], last=profile.window[1])
@@ -175,7 +190,7 @@ def setup(arch: str, iommu: str, build: Build, cmdline: str, found: tuple[Functi
     isolated = profile.remaps_interrupts and not words.has("intremap", "off")
     scalable = build.scalable_mode or words.has("intel_iommu", "sm_on")
     sticky = profile.sticky_passthrough and scalable and not words.has("intel_iommu", "sm_off")
-    return Setup(kernel, build, profile, active, bus, late, isolated, sticky)
+    return Setup(kernel, build, profile, active, bus, late, isolated, sticky, waiting)
 
 
 def _with_driver(function: Function, build: Build, arch: str) -> Function:
@@ -215,6 +230,8 @@ def device_of(
         function.id,
         reserved=_reserved(function, arch, profile, driver),
         master_at_boot=False,
+        # QEMU's table of VT-d lists every device, so that some can be left out.
+        listed=profile.driver == "intel",
         managed_by=function.driver,
     )
 
@@ -250,7 +267,19 @@ def appear(world: World, setup: Setup, function: Function) -> None:
             world, device_of(function, group, kernel.arch, setup.profile, kernel.driver)
         )
     world.devices[name] = DeviceState(group, present=False)
+    if _shares_stream(world, setup, function):
+        raise refuse(world.release["smmu.shared_stream"], f"{name} shares its stream's number")
     core.probe(world, name)
+
+
+def _shares_stream(world: World, setup: Setup, function: Function) -> bool:
+    """``arm_smmu_insert_master``: a stream belongs to one device, also behind an old bridge."""
+    if world.driver.name != "arm-smmu-v3" or world.release["smmu.shared_stream"] == "allowed":
+        return False
+    bridge = setup.bus.behind_old_bridge(function)
+    sharing = (f.name for f in setup.bus if setup.bus.behind_old_bridge(f) is bridge)
+    known = {d for group in world.groups.values() for d in group.devices}
+    return bridge is not None and any(n in known for n in sharing)
 
 
 # -- memory --------------------------------------------------------------------------------
@@ -397,10 +426,7 @@ class Emulator:
         machine = world.kernel.machine
         if any(first <= iova <= last for first, last in machine.msi):
             return "interrupt", iova
-        entry = world.entries.get(device)
-        bridge = self.setup.bus.behind_old_bridge(self.setup.bus.functions[device])
-        if entry is None and bridge is not None:
-            entry = world.entries.get(bridge.name)
+        entry = self._entry(world, device)
         if entry is None:
             known = not self.setup.active or self.setup.profile.strangers == "bypass"
             return ("memory", iova) if known else ("fault", 0)
@@ -412,6 +438,20 @@ class Emulator:
         if entry.kind not in (Kind.TABLE, Kind.PLATFORM) or entry.table is None:
             return "fault", 0
         return self._walk(world, device, entry.table, iova, write)
+
+    def _entry(self, world: World, device: str) -> Entry | None:
+        """The translation that this function's requests get, by the number they carry."""
+        bus = self.setup.bus
+        function = bus.functions[device]
+        bridge = bus.behind_old_bridge(function)
+        if self.setup.profile.early_numbers and function.translated:
+            carried = function.name if bridge is None else bus.carried_beyond(bridge)
+            return world.entries.get(f"0000:00:{carried[-4:]}")
+        names = [device]
+        if bridge is not None:
+            names += [f.name for f in bus if bus.behind_old_bridge(f) is bridge]
+            names += [bridge.name] if bridge.express != "pci-bridge" else []
+        return next((world.entries[n] for n in names if n in world.entries), None)
 
     def reads(self, how: str, at: int, size: int, memory: Memory) -> list[int | None]:
         """The bytes that a read gets which ended there (see :meth:`reach`)."""

@@ -56,8 +56,6 @@ class Predicted:
     predictions: tuple[Prediction, ...]
     crash_at: int | None = None
     crash: str = ""
-    unknown: frozenset[int] = frozenset()
-    """Steps whose answers can't be told from the inputs."""
 
 
 def predict(inputs: Inputs) -> Predicted:
@@ -71,7 +69,7 @@ def predict(inputs: Inputs) -> Predicted:
     run = IoTest(machine, inputs)
     said = run.run(inputs.steps)
     stops = None if run.crashed is None else run.step
-    return Predicted(tuple(said), stops, str(run.crashed or ""), frozenset(run.unknown))
+    return Predicted(tuple(said), stops, str(run.crashed or ""))
 
 
 def rows(transcript: Transcript) -> list[Row]:
@@ -103,7 +101,7 @@ def compare(transcript: Transcript, predicted: Predicted) -> list[Row]:
     sheet = _Sheet(transcript)
     for prediction in predicted.predictions:
         sheet.lay(prediction)
-    sheet.rest(predicted.unknown)
+    sheet.rest()
     return sorted(sheet.rows, key=lambda r: (r.step, r.line))
 
 
@@ -148,12 +146,12 @@ class _Sheet:
         said = _says(p.value)
         self.rows.append(Row(self.name, line, p.step, verb, p.kind, p.key, said, was, verdict))
 
-    def rest(self, unknown: frozenset[int]) -> None:
+    def rest(self) -> None:
         """What is left over are answers that nothing was predicted for."""
         for at, left in self.waiting.items():
             number, kind, key = at
             step = self.steps.get(number)
-            denied = kind == "trace" and number not in unknown
+            denied = kind == "trace"
             said = NOTHING if denied else ""
             verdict: Verdict = "disagree" if denied else "not modelled"
             for answer in () if at in self.void else left:

@@ -22,6 +22,7 @@ from ..errors import unknown
 
 ALL_ONES = 2**64 - 1
 EDU, E1000 = "1234:11e8", "8086:100e"
+ROOT_PORT, HOT_PLUG_BRIDGE = "1b36:000c", "1b36:000e"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Function:
 def _port(name: str, behind: str = "", *, acs: bool = True, scope: bool = True) -> Function:
     return Function(
         name,
-        "1b36:000c",
+        ROOT_PORT,
         behind,
         "root-port",
         bridge=True,
@@ -87,7 +88,7 @@ OWN_FUNCTION = {
 }
 
 _RP = "0000:00:05.0"
-_BRIDGE = Function("0000:01:00.0", "1b36:000e", _RP, "pci-bridge", bridge=True)
+_BRIDGE = Function("0000:01:00.0", HOT_PLUG_BRIDGE, _RP, "pci-bridge", bridge=True)
 _OLD_BRIDGE = Function("0000:00:06.0", "8086:244e", bridge=True)
 _UP = Function("0000:01:00.0", "104c:8232", _RP, "upstream", bridge=True, driver="pcieport")
 _DOWN = Function(
@@ -194,6 +195,8 @@ class Bus:
     def __init__(self, found: Iterable[Function], *, isolation: bool = True) -> None:
         self.functions = {f.name: f for f in found}
         self.isolation = isolation
+        self.added_late: set[str] = set()
+        """Functions that came after boot: for them the services are always on."""
 
     def __iter__(self) -> Iterator[Function]:
         return iter(self.functions.values())
@@ -242,16 +245,24 @@ class Bus:
 
     def _isolates(self, function: Function) -> bool:
         """``pci_acs_enabled`` for the flags that groups ask for."""
+        on = function.acs and (self.isolation or function.name in self.added_late)
         if function.express in ("root-port", "downstream"):
-            return function.acs and self.isolation
-        if function.express == "upstream":
-            return not function.multifunction or (function.acs and self.isolation)
-        return False
+            return on
+        return function.express == "upstream" and (not function.multifunction or on)
 
     def behind_old_bridge(self, function: Function) -> Function | None:
         """The conventional bridge nearest the root whose address a function's requests carry."""
         old = [f for f in self.path(function) if f.express in ("", "pci-bridge")]
         return old[-1] if old else None
+
+    def carried_beyond(self, bridge: Function) -> str:
+        """The address that requests from behind a bridge carry upstream of it.
+
+        A bridge from PCI Express to PCI uses slot 0 of the bus behind it, a conventional one its
+        own address (pci_for_each_dma_alias in drivers/pci/search.c).
+        """
+        behind = next((f for f in self.functions.values() if f.behind == bridge.name), bridge)
+        return f"{behind.name[:7]}:00.0" if bridge.express == "pci-bridge" else bridge.name
 
 
 def of_listing(lines: Sequence[tuple[str, str]]) -> tuple[Function, ...]:

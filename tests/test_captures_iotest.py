@@ -1,0 +1,166 @@
+"""What the replay of a script knows of buses, BARs and drivers, in scripts a few lines long."""
+
+import pytest
+
+from iommu_lab.captures.replay import predict
+from iommu_lab.captures.transcript import parse
+
+KERNELS = {
+    "5.10": "5.10.0-46-amd64",
+    "6.1": "6.1.0-56-amd64",
+    "6.12": "6.12.118+deb13-amd64",
+    "7.2": "7.2.13+deb14-amd64",
+    "6.1-arm64": "6.1.0-56-arm64",
+}
+READY = "bind D vfio-pci; container C; group G D; setcontainer G C; setiommu C 3"
+
+
+def said(kernel: str, iommu: str, topology: str, script: str, append: str = "") -> dict[str, str]:
+    """What the model says to each line of a script: its last answer, by the line's text."""
+    arch = "arm64" if "arm64" in kernel else "x86_64"
+    lines = [line.strip() for line in script.split(";")]
+    steps = [
+        f"STEP {number}: {line}" + (" phys=0x3000000" if line.startswith("wphys") else "")
+        for number, line in enumerate(lines, 1)
+    ]
+    text = "\n".join(
+        [
+            f'MACHINE arch={arch} iommu={iommu} topology={topology} script=x append="{append}"',
+            f"BOOT uptime=1 uname={KERNELS[kernel]} {arch}",
+            f"CMDLINE {append}",
+            *steps,
+            f"END steps={len(steps)}",
+        ]
+    )
+    found = predict(parse(text.encode(), "script").inputs).predictions
+    return {lines[p.step - 1]: str(p.value) for p in found if p.kind != "trace"}
+
+
+def outcome(value: str) -> str:
+    return value.partition(" ")[0]
+
+
+@pytest.mark.parametrize(("iommu", "lands"), [("intel", "LANDED"), ("amd", "BLOCKED")])
+def test_to_qemus_amd_iommu_a_function_behind_a_port_is_the_host_bridge(iommu, lands):
+    answers = said(
+        "6.1",
+        iommu,
+        "rp",
+        f"buf A 1; dev D 0000:01:00.0; {READY}; getdev G D; map C 0x1000 0x1000 rw A 0; "
+        "w D 0x1000 64 A 0",
+        "intel_iommu=on",
+    )
+    assert answers["map C 0x1000 0x1000 rw A 0"] == "OK"
+    assert outcome(answers["w D 0x1000 64 A 0"]) == lands
+
+
+def test_of_two_devices_behind_a_bridge_to_pci_only_the_first_has_the_smmu():
+    answers = said(
+        "6.1-arm64",
+        "smmuv3",
+        "bridge",
+        "dev D 0000:02:01.0; dev S 0000:02:02.0; bind D vfio-pci; bind S vfio-pci; "
+        "gtype D; gtype S",
+    )
+    assert (answers["bind D vfio-pci"], answers["bind S vfio-pci"]) == ("OK", "EINVAL")
+    assert (answers["gtype D"], answers["gtype S"]) == ("DMA", "<ENOENT>")
+
+
+LEAVES = (
+    "buf A 1; dev D 0000:00:03.0; bar D; cmd D 0x6; remove D; wphys D A 64; rescan; "
+    "w D 0x3000000 64 A 0"
+)
+
+
+def test_a_removed_device_does_dma_until_the_kernel_moves_its_registers():
+    answers = said("6.1", "none", "single", LEAVES)
+    assert outcome(answers["wphys D A 64"]) == "LANDED"
+    assert outcome(answers["w D 0x3000000 64 A 0"]) == "BLOCKED"
+
+
+def test_in_5_10_a_removed_device_takes_the_mapping_of_its_registers_along():
+    answers = said("5.10", "none", "single", LEAVES)
+    assert answers["wphys D A 64"] == "kernfs_drain_open_files"
+    assert "rescan" not in answers
+
+
+@pytest.mark.parametrize(
+    ("kernel", "iommu", "answer"), [("6.1", "intel", "EFAULT"), ("6.1-arm64", "smmuv3", "OK")]
+)
+def test_above_the_programs_buffers_arm64_has_one_page_to_read(kernel, iommu, answer):
+    answers = said(
+        kernel,
+        iommu,
+        "single",
+        f"buf A 2; dev D 0000:00:03.0; {READY}; map C 0x1000 0x3000 r A 0; "
+        "map C 0x8000 0x3000 rw A 0; map C 0x10000 0x4000 r A 0",
+        "intel_iommu=on",
+    )
+    assert answers["map C 0x1000 0x3000 r A 0"] == answer
+    assert answers["map C 0x8000 0x3000 rw A 0"] == "EFAULT"
+    assert answers["map C 0x10000 0x4000 r A 0"] == "EFAULT"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "iommu", "answer"),
+    [("5.10", "intel", "ENODEV"), ("6.1", "intel", "EINVAL"), ("5.10", "amd", "EINVAL")],
+)
+def test_only_the_intel_driver_of_5_10_has_heard_of_nesting(kernel, iommu, answer):
+    script = f"dev D 0000:00:03.0; {READY.replace('setiommu C 3', 'setiommu C 6')}"
+    assert said(kernel, iommu, "single", script, "intel_iommu=on")["setiommu C 6"] == answer
+
+
+def test_a_driver_lets_go_of_its_own_devices_alone():
+    own = "write /sys/bus/pci/drivers/vfio-pci/unbind 0000:00:03.0"
+    answers = said("6.1", "intel", "single", f"dev D 0000:00:03.0; {own}", "intel_iommu=on")
+    assert answers[own] == "ENODEV"
+
+
+def test_where_the_iommu_failed_at_boot_drivers_are_told_to_try_again():
+    answers = said("7.2", "virtio", "bridge", "dev D 0000:02:01.0; bind D vfio-pci")
+    assert answers["bind D vfio-pci"] == "EAGAIN"
+
+
+def test_a_bridge_that_is_removed_takes_what_is_behind_it_along():
+    answers = said(
+        "6.1",
+        "intel",
+        "rp",
+        "dev D 0000:01:00.0; dev P 0000:00:05.0; remove P; gtype D",
+        "intel_iommu=on",
+    )
+    assert answers["gtype D"] == "<ENOENT>"
+
+
+def test_intel_5_10_never_lets_go_of_a_listed_device_that_was_in_pass_through():
+    script = f"dev D 0000:00:03.0; remove D; rescan; {READY}"
+    left = said("5.10", "intel", "single", script, "intel_iommu=on iommu=pt")
+    freed = said("5.10", "intel", "single", script, "intel_iommu=on")
+    assert (left["setiommu C 3"], freed["setiommu C 3"]) == ("EBUSY", "OK")
+
+
+def test_intel_5_10_crashes_when_the_last_of_two_listed_siblings_goes():
+    script = "dev D 0000:00:03.0; dev S 0000:00:03.1; remove D; remove S; groups"
+    assert "groups" not in said("5.10", "intel", "multifn", script, "intel_iommu=on")
+    assert "groups" in said("6.1", "intel", "multifn", script, "intel_iommu=on")
+
+
+def test_on_a_device_tree_machine_only_a_port_that_came_late_isolates():
+    script = (
+        "dev D 0000:01:00.0; dev P 0000:00:05.0; bind D vfio-pci; group G D; "
+        "closegroup G; remove P; rescan; bind D vfio-pci; group H D"
+    )
+    answers = said("6.1-arm64", "smmuv3", "rp", script)
+    assert (answers["group G D"], answers["group H D"]) == ("0 OK", "1 OK")
+
+
+def test_a_driver_that_finds_another_kind_of_device_leaves_it_switched_off():
+    answers = said(
+        "6.1",
+        "intel",
+        "single",
+        "dev D 0000:00:03.0; insmod /mods/e1000.ko; cmd D 0x6; bind D e1000; showcmd D",
+        "intel_iommu=on",
+    )
+    assert answers["bind D e1000"] == "EIO"
+    assert answers["showcmd D"] == "0x2 (mem=1 master=0)"
