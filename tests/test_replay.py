@@ -8,6 +8,8 @@ import pytest
 
 from iommu_lab import cli
 from iommu_lab.captures import TranscriptError, replay
+from iommu_lab.captures.attachlab import Attachlab
+from iommu_lab.captures.iotest import IoTest
 from iommu_lab.captures.replay import predict, rows
 from iommu_lab.captures.transcript import parse, read
 
@@ -67,7 +69,7 @@ def test_a_brief_summary_still_names_a_file_that_is_no_transcript(tmp_path, caps
     bad.write_bytes(b"hello\n")
     assert cli.main(["replay", "--brief", str(bad), str(ONE)]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("bad:1: ")
+    assert lines[0].startswith("bad.out:1: ")
     assert lines[1].startswith("6.1 on intel, 1 transcript: ")
 
 
@@ -86,6 +88,41 @@ def test_a_file_that_is_no_transcript_is_one_line_and_the_others_run(content, tm
     assert len(lines) == 3
     assert len(lines[0]) < 300
     assert lines[1].startswith("core-6.1-on.out: ")
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ("STEP 1: buf A 4", "STEP 1: buf Z 4", "there is no buffer named 'A'"),
+        ("STEP 1: buf A 4", "STEP 1: buf A 0", "buf takes a count from 1 to 4096, got '0'"),
+        ("STEP 1: buf A 4", "STEP 1: buf A -4", "buf takes a count from 1 to 4096, got '-4'"),
+        ("STEP 1: buf A 4", "STEP 1: buf A 99999999999", "buf takes a count from 1 to 4096"),
+        ("D A 64 S01", "D A 99999999999 S01", "wphys takes a length from 0 to 4096"),
+        ("0x1000 64 A 0 S02", "0x1000 5000 A 0 S02", "w takes a length from 0 to 4096"),
+    ],
+)
+def test_what_no_script_can_ask_for_is_refused_with_its_line(was, now, said):
+    text = ONE.read_text("utf-8")
+    assert was in text
+    with pytest.raises(TranscriptError, match=rf"odd:\d+: {said}"):
+        parse(text.replace(was, now, 1).encode(), "odd")
+
+
+@pytest.mark.parametrize("name", ["core-6.1-on.out", "attachlab-6.1-intel-on-claim.log"])
+def test_where_the_model_itself_fails_the_other_files_still_run(name, monkeypatch, capsys):
+    one = FOLDER / name
+    program = IoTest if one.suffix == ".out" else Attachlab
+
+    def fail(*_):
+        raise IndexError("no such page\nand more")
+
+    monkeypatch.setattr(program, "run", fail)
+    other = FOLDER / ("attachlab-6.1-intel-on-maps.log" if one.suffix == ".out" else ONE.name)
+    assert cli.main(["replay", str(one), str(other)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"{name}:\d+: the model fails here \(IndexError: no such page\)", lines[0])
+    assert lines[1].startswith(f"{other.name}: ")
+    assert len(lines) == 3
 
 
 def test_an_unknown_verb_is_named_with_its_line():

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
             found = rows(transcript)
         except TranscriptError as error:
             refused += 1
-            print(error)
+            print(f"{Path(name).name}:{error.line}: {error.reason}")
             continue
         except OSError as error:
             refused += 1
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         for row in found if asked.show else ():
             if row.verdict != "agree":
                 print(
-                    f"  {row.file}:{row.line}: {row.verb} {row.what}: "
+                    f"  {Path(name).name}:{row.line}: {row.verb} {row.what}: "
                     f"the model says {row.predicted or 'nothing'}, the kernel {row.measured}"
                 )
     for kernel, iommu in sorted(tally, key=_in_order):

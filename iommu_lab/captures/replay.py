@@ -59,17 +59,33 @@ class Predicted:
 
 
 def predict(inputs: Inputs) -> Predicted:
-    """The model's answers to the inputs of a transcript, in order."""
+    """The model's answers to the inputs of a transcript, in order.
+
+    Raises :class:`~iommu_lab.captures.transcript.TranscriptError`, with the step's line, where the
+    model itself fails: a defect that one file brings up is not to hide what others say.
+    """
     build = build_of(inputs.uname, inputs.arch)
     machine = setup(inputs.arch, inputs.iommu, build, inputs.cmdline, inputs.functions)
     if inputs.dialect == "attachlab":
         lab = Attachlab(machine, inputs)
-        said = lab.run()
+        try:
+            said = lab.run()
+        except Exception as error:
+            raise _defect(inputs, 0, error) from error
         return Predicted(tuple(said), None if lab.crashed is None else 0, str(lab.crashed or ""))
     run = IoTest(machine, inputs)
-    said = run.run(inputs.steps)
+    try:
+        said = run.run(inputs.steps)
+    except Exception as error:
+        raise _defect(inputs, run.step, error) from error
     stops = None if run.crashed is None else run.step
     return Predicted(tuple(said), stops, str(run.crashed or ""))
+
+
+def _defect(inputs: Inputs, step: int, error: Exception) -> TranscriptError:
+    line = next((s.line for s in inputs.steps if s.number == step), 1)
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    return TranscriptError(inputs.name, line, f"the model fails here ({what})")
 
 
 def rows(transcript: Transcript) -> list[Row]:

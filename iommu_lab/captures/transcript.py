@@ -213,9 +213,9 @@ VERBS: dict[str, str] = {
     "closecontainer": "-container",
     "map": "container number number word buffer number",
     "unmap": "container number number word?",
-    "w": "device number number buffer number word?",
-    "r": "device number number buffer? number word?",
-    "wphys": "device buffer number word?",
+    "w": "device number length buffer number word?",
+    "r": "device number length buffer? number word?",
+    "wphys": "device buffer length word?",
     "rb": "number buffer number",
     "preload": "device number buffer number",
     "preloadphys": "device buffer",
@@ -241,6 +241,9 @@ VERBS: dict[str, str] = {
     "note": "...",
 }
 """The verbs of a script and what each takes; ``+`` makes a name, ``-`` ends one, ``?`` may lack."""
+
+LIMITS = {"count": (1, 4096), "length": (0, 4096)}
+"""The least and the most of a buffer's pages, and of the bytes of one DMA: edu's own buffer."""
 
 
 def number(text: str) -> int:
@@ -287,13 +290,20 @@ class _Script:
             )
         for want, arg in zip(wanted, args, strict=False):
             kind = want.strip("+-?")
-            if kind in ("number", "count"):
+            if kind in ("number", *LIMITS):
                 try:
-                    number(arg)
+                    value = number(arg)
                 except ValueError:
                     raise TranscriptError(
                         self.file, line, f"{verb} takes a number, got {_short(arg)}"
                     ) from None
+                lowest, highest = LIMITS.get(kind, (value, value))
+                if not lowest <= value <= highest:
+                    raise TranscriptError(
+                        self.file,
+                        line,
+                        f"{verb} takes a {kind} from {lowest} to {highest}, got {_short(arg)}",
+                    )
             if kind not in self.made or (want == "buffer?" and arg == "-"):
                 continue
             if want.startswith("+"):
