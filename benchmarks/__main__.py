@@ -1,27 +1,24 @@
 """The benchmark: one command prints one table.
 
-python -m benchmarks            the table, in some minutes
+python -m benchmarks            the table, in five minutes
 python -m benchmarks --short    everything once and small: are all answers the same?
-python -m benchmarks --grid     every M x D x pattern x layout, to find a cliff
-python -m benchmarks --save     also write benchmarks/results.md and results.csv
+python -m benchmarks --grid     every M x D x pattern x layout, to find a cliff; five minutes
+    --save                      also write what was found beside this file: results.md and .csv,
+                                costs.csv and the README's table, or grid.md and .csv
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
-import platform
 import subprocess
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +27,12 @@ from iommu_lab.hardware import Hardware
 from iommu_lab.tables import Run as PageRun
 from iommu_lab.trace import Replay
 
-from . import approaches, workload
-from .approaches import missing, ours, ours_without_numba
+from . import approaches, saved, workload
+from .approaches import NEEDS, missing, ours, ours_without_numba
 from .measure import Entrant, Timing, agree, quartiles, round_robin
+from .saved import Cost, Line, Spot, cost, table, unasked
 from .workload import Trace
 
-HERE = Path(__file__).parent
 DEVICES = 16
 
 # What is asked of a cell: the gate, which a busy machine has to pass as well, and the goal.
@@ -73,22 +70,8 @@ ASKED: dict[tuple[str, str, int], tuple[float, float]] = {
 CELLS = [(pattern, m) for pattern in ("random", "local") for m in (1000, 100_000, 1_000_000)]
 
 OURS, TWO_CORES = "iommu_lab", "two cores"
-
-
-class Line(NamedTuple):
-    """One line of the table."""
-
-    pattern: str
-    mappings: int
-    approach: str
-    rows: int
-    rate: str  # millions a CPU-second: median, quartiles
-    ratio: str
-    gate: str
-    goal: str
-    met: str
-    cores: str
-    load: str
+GRID = "python -m benchmarks --grid --save"
+LEAST = 15  # millions a CPU-second, wherever one looks
 
 
 class Cell:
@@ -122,24 +105,20 @@ class Cell:
         yield Entrant("limit: one gather", lambda: limits.gather(words, at, addr), rows, None)
 
 
-def entrants(cell: Cell, pattern: str, m: int, fewer: int) -> Iterator[Entrant]:
-    """Everybody who is asked in this cell; ``fewer`` rows for those who are slower."""
+def entrants(cell: Cell, pattern: str, m: int) -> Iterator[Entrant]:
+    """Everybody who is asked in this cell, about the same rows; the Python loop about fewer."""
     compiled = find_spec("numba") is not None
     yield cell.entrant(OURS, ours(cell.checker))
     if compiled:
         yield cell.entrant(TWO_CORES, ours(cell.checker, threads=2), serial=False)
-    yield cell.entrant("iommu_lab, no numba", ours_without_numba(cell.checker), fewer)
+    yield cell.entrant("iommu_lab, no numba", ours_without_numba(cell.checker))
+    rows = len(cell.trace.iova)
     made: list[tuple[str, Callable[[], approaches.Run], int, bool]] = [
-        (
-            "numpy searchsorted",
-            lambda: approaches.numpy_searchsorted(cell.checker),
-            fewer,
-            True,
-        ),
-        ("pandas IntervalIndex", lambda: approaches.pandas_intervals(cell.checker), fewer, True),
-        ("duckdb ASOF", lambda: approaches.duckdb_asof(cell.checker), fewer, False),
-        ("polars join_asof", lambda: approaches.polars_asof(cell.checker), fewer, False),
-        ("python bisect loop", lambda: approaches.python_loop(cell.hardware), fewer // 50, True),
+        ("numpy searchsorted", lambda: approaches.numpy_searchsorted(cell.checker), rows, True),
+        ("pandas IntervalIndex", lambda: approaches.pandas_intervals(cell.checker), rows, True),
+        ("duckdb ASOF", lambda: approaches.duckdb_asof(cell.checker), rows, False),
+        ("polars join_asof", lambda: approaches.polars_asof(cell.checker), rows, False),
+        ("python bisect loop", lambda: approaches.python_loop(cell.hardware), rows // 100, True),
     ]
     for name, prepare, rows, serial in made:
         if (name, pattern, m) in ASKED and not missing(name):
@@ -165,9 +144,9 @@ def lines(pattern: str, m: int, timed: dict[str, Timing], rounds: int) -> Iterat
             met = "not measured"
         yield Line(
             pattern,
-            m,
+            str(m),
             name,
-            timing.rows,
+            str(timing.rows),
             spread(timing.rates, 1),
             "" if name == OURS else spread(ratio, 3 if name.startswith("limit") else 2),
             "" if gate is None else f"{gate:g}",
@@ -183,55 +162,51 @@ def spread(values: Any, digits: int) -> str:
     return f"{median:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 
-def table(found: list[Line]) -> str:
-    """The lines as Markdown."""
-    head = (
-        "| pattern | mappings | approach | rows | M/s a CPU-second | ours / theirs | gate | goal "
-        "| met | cores | load |\n|---|---|---|---|---|---|---|---|---|---|---|"
-    )
-    return "\n".join([head, *("| " + " | ".join(map(str, line)) + " |" for line in found)])
-
-
-def compare(rounds: int, rows: int, fewer: int, cells: list[tuple[str, int]]) -> list[Line]:
+def compare(rounds: int, rows: int, cells: list[tuple[str, int]]) -> list[Line]:
     found: list[Line] = []
     for pattern, m in cells:
         cell = Cell(m, DEVICES, pattern, "spread", rows)
-        racing = list(entrants(cell, pattern, m, fewer))
+        racing = list(entrants(cell, pattern, m))
         agree(racing)
         found += lines(pattern, m, round_robin(racing, rounds), rounds)
         print(f"{pattern}, {m} mappings: all {len(racing)} agree", flush=True)
     return found
 
 
-def grid(rows: int, sizes: list[int], devices: list[int]) -> list[str]:
+def grid(rows: int, sizes: list[int], devices: list[int]) -> list[Spot]:
     """Every combination, against numpy, to see whether the rate falls off a cliff anywhere.
 
     Prints a dot for each that is done.
     """
-    found = ["| mappings | devices | pattern | layout | M/s a CPU-second | ours / numpy |"]
-    found += ["|---|---|---|---|---|---|"]
-    worst = (float("inf"), "")
+    found = []
     for m, d, pattern, layout in product(
         sizes, devices, ("random", "sorted", "local"), ("spread", "clustered")
     ):
         cell = Cell(m, d, pattern, layout, rows)
         racing = [
             cell.entrant(OURS, ours(cell.checker)),
-            cell.entrant(
-                "numpy searchsorted", approaches.numpy_searchsorted(cell.checker), rows // 5
-            ),
+            cell.entrant("numpy searchsorted", approaches.numpy_searchsorted(cell.checker)),
         ]
         agree(racing)
         timed = round_robin(racing, 3)
         rate = float(np.median(timed[OURS].rates))
         ratio = float(np.median(timed[OURS].rates / timed["numpy searchsorted"].rates))
-        found.append(f"| {m} | {d} | {pattern} | {layout} | {rate:.0f} | {ratio:.1f} |")
-        worst = min(worst, (rate, f"{m} mappings, {d} devices, {pattern}, {layout}"))
+        found.append(Spot(str(m), str(d), pattern, layout, f"{rate:.0f}", f"{ratio:.1f}"))
         print(end=".", flush=True)
-    return [*found, "", f"Slowest: {worst[0]:.0f} M/s ({worst[1]}); at least 15 is asked."]
+    print()
+    return found
 
 
-def other_costs(m: int, rows: int) -> Iterator[str]:
+def slowest(found: list[Spot]) -> str:
+    """The worst of the grid in words."""
+    worst = min(found, key=lambda spot: float(spot.rate))
+    return (
+        f"Slowest: {worst.rate} M/s ({worst.mappings} mappings, {worst.devices} devices, "
+        f"{worst.pattern}, {worst.layout}); at least {LEAST} is asked."
+    )
+
+
+def other_costs(m: int, rows: int) -> Iterator[Cost]:
     """What is paid besides the look-up."""
     made = workload.mappings(m, DEVICES)
     hardware = workload.hardware(made, DEVICES)
@@ -240,7 +215,7 @@ def other_costs(m: int, rows: int) -> Iterator[str]:
     checker = Checker(hardware, hardware.entries)
     took = time.thread_time() - before
     segments = sum(map(len, checker.partitions))
-    yield f"compile: {segments / took / 1e6:.1f} million segments a CPU-second (1.5 is asked)"
+    yield cost("compile", segments / took / 1e6, "million segments a CPU-second", 1.5, least=True)
 
     some = workload.trace(rows, made, DEVICES)
     out = np.empty(rows, np.uint8), np.empty(rows, np.uint64)
@@ -248,14 +223,15 @@ def other_costs(m: int, rows: int) -> Iterator[str]:
     if kernel is not None:
         index = kernel.args  # type: ignore[attr-defined]
         held = sum(a.nbytes for a in index) + sum(p.start.nbytes for p in checker.partitions)
-        yield f"index: {held / segments:.0f} bytes a segment (at most 150 is asked)"
+        yield cost("index", held / segments, "bytes a segment", 150, least=False)
     run = ours(checker)
     run(some, *out)
     tracemalloc.start()
     run(some, *out)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    yield f"memory: {9 + peak / rows:.1f} bytes a row, the answer's nine included (16 is asked)"
+    held = 9 + peak / rows
+    yield cost("memory besides the trace, answers included", held, "bytes a row", 16, least=False)
 
     # A widget's toggle: unmap one of 100,000 mappings and ask about a thousand pages.
     made = workload.mappings(min(m, 100_000), 1)
@@ -272,13 +248,12 @@ def other_costs(m: int, rows: int) -> Iterator[str]:
         checker.renewed(changed).check(*few)
         toggled.append((time.thread_time() - before) * 1e3)
         wall.append((time.perf_counter() - began) * 1e3)
-    yield (
-        f"toggle of one in {len(table_)} mappings: {np.median(toggled):.1f} ms of CPU "
-        f"(20 is asked), {np.median(wall):.1f} ms on the wall"
-    )
+    name = f"toggle of one in {len(table_)} mappings"
+    yield cost(name, float(np.median(toggled)), "ms of CPU", 20, least=False)
+    yield unasked(f"{name}, on the wall", float(np.median(wall)), "ms")
 
 
-def replayed(n: int, domains: int = 16) -> Iterator[str]:
+def replayed(n: int, domains: int = 16) -> Iterator[Cost]:
     """Maps, unmaps, flushes and DMA in order of time."""
     happened = workload.events(n, domains)
     for lazy, mode in ((False, "strict"), (True, "lazy")):
@@ -289,7 +264,7 @@ def replayed(n: int, domains: int = 16) -> Iterator[str]:
             replay.run(happened)
             took.append(time.thread_time() - before)
         rate = n / float(np.median(took[1:])) / 1e6
-        yield f"replay, {mode}: {rate:.1f} million events a CPU-second (15 is asked)"
+        yield cost(f"replay, {mode}", rate, "million events a CPU-second", 15, least=True)
 
 
 FIRST = """
@@ -304,7 +279,7 @@ print(time.process_time() - cpu, time.perf_counter() - wall)
 """
 
 
-def first_call() -> str:
+def first_call() -> Iterator[Cost]:
     """In fresh processes, after one that has filled numba's cache."""
     took = [
         subprocess.run(
@@ -312,14 +287,13 @@ def first_call() -> str:
         ).stdout.split()
         for _ in range(4)
     ]
-    cpu, wall = np.median(np.array(took[1:], float), axis=0)
-    return (
-        f"first long trace in a process: {cpu:.2f} s of CPU (0.5 is asked), "
-        f"{wall:.2f} s on the wall"
-    )
+    cpu, wall = np.median(np.array(took[1:], float), axis=0).tolist()
+    name = "first long trace in a process"
+    yield cost(name, cpu, "s of CPU", 0.5, least=False, digits=2)
+    yield unasked(f"{name}, on the wall", wall, "s")
 
 
-def hundred_million() -> str:
+def hundred_million() -> Iterator[Cost]:
     """The rate at 10**8 rows beside that at 10**6, on the same hardware and the same accesses."""
     cell = Cell(100_000, DEVICES, "random", "spread", 1_000_000)
     many = Trace(*(np.tile(column, 100) for column in cell.trace))
@@ -334,32 +308,17 @@ def hundred_million() -> str:
             run(trace, *out)
             took.append(time.thread_time() - before)
         rates.append(len(trace.iova) / float(np.median(took)) / 1e6)
-    return (
-        f"10^8 rows: {rates[1]:.0f} M/s, {rates[1] / rates[0]:.2f} of the {rates[0]:.0f} M/s "
-        "at 10^6 (0.8 is asked)"
-    )
+    name = "rate at 10^8 rows, as a share of that at 10^6"
+    yield cost(name, rates[1] / rates[0], "", 0.8, least=True, digits=2)
 
 
-def machine() -> list[str]:
-    """Where this was measured: processor, load and versions."""
-
-    def installed(name: str) -> str:
-        try:
-            return f"{name} {version(name)}"
-        except PackageNotFoundError:
-            return f"no {name}"
-
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        named = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
-        model = named[0].partition(":")[2].strip() if named else model
-    names = ("numpy", "numba", "pandas", "duckdb", "polars", "pyarrow")
-    return [
-        f"- {model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
-        f"- Python {platform.python_version()}, {', '.join(map(installed, names))}",
-        f"- load {', '.join(f'{x:.1f}' for x in os.getloadavg())} at the end",
-    ]
+READING = """A rate is the median of the rounds, with quartiles, in millions of accesses a
+CPU-second of one core; a ratio is ours to theirs within a round, for a limit the share of it that
+we reach. *gate* is what a busy machine has to pass as well, *goal* what a quiet one should reach;
+*met* says `yes` for the goal, `gate` for the gate alone. Two cores are compared on the wall, and
+`not measured` where the machine gave fewer than 1.8 to the run. Every approach has given the same
+verdicts and addresses before it was timed. `benchmarks/attempts.md` says what was tried to come
+closer to the limits."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -367,38 +326,48 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="small, once: only compare answers")
     parser.add_argument("--grid", action="store_true", help="every combination of sizes")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--save", action="store_true", help="write results.md and results.csv")
+    parser.add_argument("--save", action="store_true", help="keep what was found in files")
     given = parser.parse_args(arguments)
-    for name in approaches.NEEDS:
-        if missing(name):
-            print(f"{name}: left out, since {' and '.join(missing(name))} is not installed")
-    if find_spec("numba") is None:
+    load = os.getloadavg()[0]
+    gone = [f"{name} (no {' or '.join(missing(name))})" for name in NEEDS if missing(name)]
+    if gone:
+        print(f"left out: {', '.join(gone)}")
+    compiled = find_spec("numba") is not None
+    if not compiled:
         print("numba is not installed: iommu_lab answers with numpy, and no limit is measured")
+    if given.save and (given.short or gone or not compiled):
+        print("--save wants the whole run, with numba and with every approach", file=sys.stderr)
+        return 2
 
-    text: list[str]
+    if given.grid:
+        found = grid(1_000_000, [1, 10, 1000, 100_000, 1_000_000], [1, 16, 1024])
+        where = saved.machine(load)
+        text = [table(found), slowest(found), "\n".join(where)]
+        print("\n\n".join(text))
+        if given.save:
+            saved.write("grid", found)
+            saved.page("grid", "Is there a cliff?", [f"`{GRID}`", *text])
+        return 0
+
     if given.short:
-        found = compare(1, 20_000, 20_000, [("random", 1000), ("local", 1000)])
-        text = [table(found), "", *other_costs(2000, 20_000), *replayed(20_000)]
-        text += ["", *grid(5000, [1, 1000], [1, 16])]
-    elif given.grid:
-        found = []
-        text = grid(1_000_000, [1, 10, 1000, 100_000, 1_000_000], [1, 16, 1024])
+        lines_ = compare(1, 20_000, [("random", 1000), ("local", 1000)])
+        costs = [*other_costs(2000, 20_000), *replayed(20_000)]
+        costs = [small._replace(met="") for small in costs]  # too small to judge by
+        grid(5000, [1, 1000], [1, 16])
     else:
-        found = compare(given.rounds, 4_000_000, 1_000_000, CELLS)
-        text = [table(found), "", *(f"- {x}" for x in other_costs(1_000_000, 4_000_000))]
-        if find_spec("numba") is not None:
-            text += [f"- {x}" for x in replayed(4_000_000)]
-            text += [f"- {first_call()}", f"- {hundred_million()}"]
-    report = "\n".join(["", *text, "", *machine()])
-    print(report)
+        lines_ = compare(given.rounds, 4_000_000, CELLS)
+        costs = list(other_costs(1_000_000, 4_000_000))
+        if compiled:
+            costs += [*replayed(4_000_000), *first_call(), *hundred_million()]
+    where = saved.machine(load)
+    text = [table(lines_), table(costs), "\n".join(where)]
+    print("\n\n".join(["", *text]))
     if given.save:
-        name = "grid" if given.grid else "results"
-        (HERE / f"{name}.md").write_text(f"# Measured\n{report}\n", encoding="utf-8")
-        if found:
-            with (HERE / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(Line._fields)
-                writer.writerows(found)
+        saved.write("results", lines_)
+        saved.write("costs", costs)
+        saved.page("results", "How fast is it?", [f"`{saved.COMMAND}`", READING, *text])
+        how_fast = saved.how_fast(lines_, where)
+        saved.quote(saved.ROOT / "README.md", saved.COMMAND, how_fast)
     return 0
 
 

@@ -15,11 +15,13 @@ from .kernels import where_else_they_part
 from .objection import a_leak, blocked_in_name_only
 from .ownership import devices_to_unbind, nothing_is_ever_open
 from .platform_dma import blocks_and_gives_back, first_half_alone
+from .speed import a_checker
 from .start import releases_that_let_it_write
 
 __all__ = [
     "Feedback",
     "a_broken_promise",
+    "a_checker",
     "a_leak",
     "a_window",
     "belief_parts_from_hardware",
