@@ -54,7 +54,8 @@ def exercise(
             try:
                 return judge(given)
             except Exception as error:
-                return Feedback(False, f"That can't be judged: {type(error).__name__}: {error}")
+                what = f"{type(error).__name__}: {error}".rstrip(".")
+                return Feedback(False, f"That can't be judged: {what}.")
 
         return check
 
