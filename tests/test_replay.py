@@ -108,6 +108,11 @@ def test_what_no_script_can_ask_for_is_refused_with_its_line(was, now, said):
         parse(text.replace(was, now, 1).encode(), "odd")
 
 
+def test_a_word_that_a_verb_has_no_use_for_changes_nothing():
+    text = ONE.read_text("utf-8").replace("64 S01-unbound-default-phys", "64 S01 more words", 1)
+    assert {row.verdict for row in rows(parse(text.encode(), "odd"))} == {"agree"}
+
+
 @pytest.mark.parametrize("name", ["core-6.1-on.out", "attachlab-6.1-intel-on-claim.log"])
 def test_where_the_model_itself_fails_the_other_files_still_run(name, monkeypatch, capsys):
     one = FOLDER / name

@@ -274,7 +274,9 @@ class _Script:
         if not words or words[0] not in VERBS:
             verb = _short(words[0] if words else "")
             raise TranscriptError(self.file, line, f"unknown verb {verb}")
-        verb, args = words[0], tuple(words[1:])
+        verb, wanted = words[0], VERBS[words[0]].split()
+        # Words that a verb has no use for are ignored, as the program does.
+        args = tuple(words[1:] if wanted == ["..."] else words[1 : 1 + len(wanted)])
         self._check(line, verb, args)
         at = int(phys[1], 16) if phys else None
         return Step(count, line, verb, args, at, said.strip())
