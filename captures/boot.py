@@ -127,7 +127,7 @@ def command(capture: Capture, image: str, initrd: str, log: str, trace: str) -> 
         words += ["-chardev", "null,id=console", "-serial", "chardev:console"]
     words += ["-chardev", f"file,id=log,path={log}", *board.kernel_log.split()]
     words += ["-kernel", image, "-initrd", initrd, "-append", _append(capture)]
-    words += machines.devices(machines.IOMMUS[capture.iommu])
+    words += machines.iommu(capture.iommu)
     words += machines.devices(machines.TOPOLOGIES[capture.topology])
     words += [*machines.DETERMINISTIC, "-D", trace]
     for name in machines.TRACES[arch]:

@@ -67,7 +67,7 @@ IOMMUS: dict[str, tuple[str, ...]] = {
     "amd": ("amd-iommu,intremap=on",),
     "amdnoir": ("amd-iommu,intremap=off",),
     "virtio": ("virtio-iommu-pci,addr=7",),
-    "smmuv3": (),  # a property of the arm64 board
+    "smmuv3": ("-machine", "iommu=smmuv3"),  # a property of the arm64 board
     "zpci": (),  # a property of s390x
 }
 
@@ -135,7 +135,7 @@ BOARDS: dict[str, Board] = {
     "arm64": Board(
         "qemu-system-aarch64",
         "arm64",
-        ("-machine", "virt,iommu=smmuv3,gic-version=3", "-cpu", "cortex-a57", "-net", "none"),
+        ("-machine", "virt,gic-version=3", "-cpu", "cortex-a57", "-net", "none"),
         "ttyAMA0",
         "ttyAMA0",
         "-serial chardev:log",
@@ -158,6 +158,12 @@ def processor(arch: str, iommu: str) -> tuple[str, ...]:
     if arch != "amd64":
         return ()
     return ("-cpu", "EPYC" if iommu.startswith("amd") else "qemu64")
+
+
+def iommu(name: str) -> list[str]:
+    """The words for an IOMMU: a device, or a property of the board."""
+    words = IOMMUS[name]
+    return list(words) if words[:1] == ("-machine",) else devices(words)
 
 
 def devices(names: tuple[str, ...]) -> list[str]:

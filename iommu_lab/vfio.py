@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PAGE = 4096
 TOP = 2**64 - 1
 MAPPINGS = 65535
-"""How many mappings a container may have (dma_entry_limit)."""
+"""How many mappings a container may have, unless the module is told otherwise."""
 
 SCRATCH = 0x10_0000
 """Two pages that the kernel takes for a moment; where they lie is of no account."""
@@ -82,6 +82,7 @@ class Type1:
     usable: list[tuple[int, int]] = field(default_factory=list)
     """Ranges (first, last) that may be mapped; an empty list allows all."""
     pgsizes: int = TOP & ~(PAGE - 1)
+    limit: int = MAPPINGS
 
 
 @dataclass(slots=True)
@@ -144,6 +145,8 @@ class Vfio:
         self.coherent = coherent
         self.coherent_bus = coherent_bus
         self.unsafe = False
+        self.entry_limit = MAPPINGS
+        """The module parameter ``dma_entry_limit``, for address spaces made from now on."""
         self.noiommu = False
         """The module parameter ``enable_unsafe_noiommu_mode``."""
         self.devices: dict[str, int] = {}
@@ -381,7 +384,7 @@ class Vfio:
         if number not in (TYPE1, TYPE1V2, NESTING):
             raise refuse("EINVAL", f"{number} is an extension, not a type of IOMMU")
         tree = RangeTree(wraps=self.rule("vfio.wrap") == "EINVAL")
-        iommu = Type1(v2=number != TYPE1, tree=tree)
+        iommu = Type1(v2=number != TYPE1, tree=tree, limit=self.entry_limit)
         if number == NESTING and self.world.driver.known_as not in NESTS:
             # VT-d nests in scalable mode with hardware that can; none is modelled.
             intel = self.world.driver.known_as == "intel"
@@ -401,7 +404,7 @@ class Vfio:
     def info(self, container: Container) -> Info:
         """VFIO_IOMMU_GET_INFO: EINVAL before an IOMMU is set."""
         iommu = self._iommu(container)
-        return Info(iommu.pgsizes, MAPPINGS - len(iommu.maps), tuple(iommu.usable))
+        return Info(iommu.pgsizes, iommu.limit - len(iommu.maps), tuple(iommu.usable))
 
     def _iommu(self, container: Container) -> Type1:
         if container.iommu is None:
@@ -432,8 +435,8 @@ class Vfio:
             raise refuse("EINVAL", f"iova {iova:#x} and size {size:#x} must be whole pages")
         if iommu.tree.find(iova, size) is not None:
             raise refuse("EEXIST", f"{iova:#x}..{iova + size - 1:#x} is mapped already")
-        if len(iommu.maps) >= MAPPINGS:
-            raise refuse("ENOSPC", f"a container takes {MAPPINGS} mappings")
+        if len(iommu.maps) >= iommu.limit:
+            raise refuse("ENOSPC", f"this container takes {iommu.limit} mappings")
         last = iova + size - 1
         if iommu.usable and not any(a <= iova and last <= b for a, b in iommu.usable):
             raise refuse("EINVAL", f"{iova:#x}..{last:#x} is not in the valid IOVA ranges")

@@ -11,6 +11,8 @@ KERNELS = {
     "6.12": "6.12.118+deb13-amd64",
     "7.2": "7.2.13+deb14-amd64",
     "6.1-arm64": "6.1.0-56-arm64",
+    "5.10-arm64": "5.10.0-32-arm64",
+    "7.2-arm64": "7.2.13+deb14-arm64",
 }
 READY = "bind D vfio-pci; container C; group G D; setcontainer G C; setiommu C 3"
 
@@ -164,3 +166,18 @@ def test_a_driver_that_finds_another_kind_of_device_leaves_it_switched_off():
     )
     assert answers["bind D e1000"] == "EIO"
     assert answers["showcmd D"] == "0x2 (mem=1 master=0)"
+
+
+def test_in_7_2_the_smmu_takes_the_first_device_behind_a_bridge_at_boot():
+    answers = said(
+        "7.2-arm64", "smmuv3", "bridge", "dev D 0000:02:01.0; dev S 0000:02:02.0; gtype D; gtype S"
+    )
+    assert (answers["gtype D"], answers["gtype S"]) == ("DMA", "<ENOENT>")
+
+
+def test_in_5_10_the_second_device_behind_a_bridge_is_a_bug_unless_both_pass_through():
+    script = "dev D 0000:02:01.0; dev S 0000:02:02.0; bind D vfio-pci; bind S vfio-pci; gtype S"
+    translated = said("5.10-arm64", "smmuv3", "bridge", script)
+    passing = said("5.10-arm64", "smmuv3", "bridge", script, "iommu.passthrough=1")
+    assert translated["bind S vfio-pci"] == "arm_smmu_write_strtab_ent"
+    assert (passing["bind S vfio-pci"], passing["gtype S"]) == ("OK", "identity")

@@ -19,7 +19,7 @@ from .. import core
 from ..bootline import make_kernel
 from ..drivers import Driver
 from ..drivers import driver as find_driver
-from ..errors import refuse
+from ..errors import KernelCrash, refuse
 from ..hardware import Entry, Kind
 from ..machine import X86_INTERRUPTS, Device, Machine, Reserved
 from ..releases import release as find_release
@@ -171,11 +171,15 @@ def setup(arch: str, iommu: str, build: Build, cmdline: str, found: tuple[Functi
         asked = [f for f in bus if f.bridge or f.driver]
         asked += [f for f in bus if build.agp and _is_host(f)]
     late = frozenset(f.name for f in bus if f.translated and f not in asked)
+    if active and row.name == "arm-smmu-v3":
+        asked = _with_own_streams(bus, asked, build.release)
     groups = bus.groups(asked)
     devices = tuple(
         device_of(f, groups.get(f.name, 0), arch, profile, row)
         for f in bus
-        if f.name not in late and (f.name not in strangers or not active)
+        if f.name not in late
+        and (f.name not in strangers or not active)
+        and (f in asked or not f.translated)
     )
     outside = tuple(d.name for d in devices if not active or d.name not in groups)
     machine = Machine(
@@ -267,19 +271,42 @@ def appear(world: World, setup: Setup, function: Function) -> None:
             world, device_of(function, group, kernel.arch, setup.profile, kernel.driver)
         )
     world.devices[name] = DeviceState(group, present=False)
-    if _shares_stream(world, setup, function):
-        raise refuse(world.release["smmu.shared_stream"], f"{name} shares its stream's number")
+    rule = world.release["smmu.shared_stream"]
+    others = _sharing(world, setup, function)
+    if others and rule != "BUG":
+        raise refuse(rule, f"{name} shares its stream's number with {others[0]}")
+    if any(world.entries[other].kind is Kind.TABLE for other in others):
+        what = f"the entry of the stream that {name} shares with {others[0]} is in use"
+        raise KernelCrash("arm_smmu_write_strtab_ent", what)
     core.probe(world, name)
 
 
-def _shares_stream(world: World, setup: Setup, function: Function) -> bool:
-    """``arm_smmu_insert_master``: a stream belongs to one device, also behind an old bridge."""
-    if world.driver.name != "arm-smmu-v3" or world.release["smmu.shared_stream"] == "allowed":
-        return False
+def _with_own_streams(bus: Bus, asked: list[Function], release: str) -> list[Function]:
+    """Of the functions behind one old bridge the first alone, as :func:`_sharing` says."""
+    if find_release(release)["smmu.shared_stream"] == "BUG":
+        return asked
+    taken: set[str] = set()
+    kept = []
+    for function in asked:
+        bridge = bus.behind_old_bridge(function)
+        if bridge is None or bridge.name not in taken:
+            kept.append(function)
+            taken |= {bridge.name} if bridge is not None else set()
+    return kept
+
+
+def _sharing(world: World, setup: Setup, function: Function) -> list[str]:
+    """The devices whose stream number this one would have too, for a driver that minds.
+
+    Behind an old bridge all requests carry one number, and to SMMUv3's driver a stream belongs to
+    one device (arm_smmu_insert_master).
+    """
     bridge = setup.bus.behind_old_bridge(function)
-    sharing = (f.name for f in setup.bus if setup.bus.behind_old_bridge(f) is bridge)
+    if world.driver.name != "arm-smmu-v3" or bridge is None:
+        return []
     known = {d for group in world.groups.values() for d in group.devices}
-    return bridge is not None and any(n in known for n in sharing)
+    behind = [f.name for f in setup.bus if setup.bus.behind_old_bridge(f) is bridge]
+    return [name for name in behind if name in known]
 
 
 # -- memory --------------------------------------------------------------------------------

@@ -42,6 +42,19 @@ from .emulated import PAGE, Edu, Emulator, Memory, Setup, appear
 from .transcript import Inputs, Step, number
 
 IO_ON, MEMORY_ON, MASTER_ON, NO_PIN = 1, 2, 4, 0x400
+PARAMETERS = {
+    ("vfio", "enable_unsafe_noiommu_mode"): "switch",
+    ("iommufd", "allow_unsafe_interrupts"): "switch",
+    ("vfio_iommu_type1", "allow_unsafe_interrupts"): "switch",
+    ("vfio_iommu_type1", "disable_hugepages"): "switch",
+    ("vfio_iommu_type1", "dma_entry_limit"): "number",
+    ("vfio_pci", "nointxmask"): "switch",
+    ("vfio_pci", "disable_idle_d3"): "switch",
+    ("vfio_pci", "enable_sriov"): "switch",
+    ("vfio_pci", "disable_denylist"): "read-only",
+    ("vfio_pci", "disable_vga"): "read-only",
+}
+"""Module parameters that have a file; those without a rule here change nothing that is seen."""
 FIRMWARE_COMMAND = {"x86_64": 0x103, "arm64": 0, "s390x": 0}
 """PCI_COMMAND as the firmware leaves it: on a PC, I/O, memory and SERR are on."""
 USED_BY_FIRMWARE = {"8086:2922"}
@@ -159,6 +172,8 @@ class IoTest:
         self.iommufd: Context | None = None
         self.contexts = 0
         self.iommufd_unsafe = False
+        self.autoprobe = True
+        """Are new devices and new drivers brought together by themselves?"""
         self.numbers: dict[str, int] = {}
         """The objects of iommufd by their names in the script."""
         self.command = {
@@ -366,7 +381,8 @@ class IoTest:
             if function.translated and self.setup.active and not late:
                 with suppress(OSError):
                     appear(self.world, self.setup, function)
-            self._offer(function.name)
+            if self.autoprobe:
+                self._offer(function.name)
 
     # -- kernel drivers ---------------------------------------------------------------------
 
@@ -553,7 +569,7 @@ class IoTest:
         if driver in self.drivers:
             raise refuse("EEXIST", f"{module} is loaded already")
         self.drivers.add(driver)
-        for function in self.setup.bus.functions.values():
+        for function in self.setup.bus if self.autoprobe else ():
             free = function.name in self.present and function.name not in self.bound
             if free and self._matches(function.name, driver):
                 self._offer_one(function.name, driver)
@@ -587,32 +603,47 @@ class IoTest:
             return lambda: self._bind_through_sysfs(text, driver[1])
         if driver:
             return lambda: self._unbind_through_sysfs(text, driver[1])
+        if path == "/sys/bus/pci/drivers_autoprobe":
+            return lambda: setattr(self, "autoprobe", text[:1] != "0")
+        known = re.match(r"/sys/bus/pci/drivers/([^/]+)/(new_id|remove_id)$", path)
+        if known:
+            return lambda: self._change_table(known[1], text)
         if path == "/sys/bus/pci/drivers_probe":
             return lambda: self._offer(text, strict=True)
         if device:
             return self._device_writer(device[1], device[2], text)
         return None
 
+    def _change_table(self, driver: str, text: str) -> None:
+        """``new_id`` and ``remove_id`` want a vendor and a device, and a script has one word."""
+        missing = driver not in self.drivers
+        raise refuse("ENOENT" if missing else "EINVAL", f"{driver} takes no {text}")
+
     def _set_parameter(self, module: str, name: str, text: str) -> None:
         build = self.setup.build
-        there = {
-            ("vfio_iommu_type1", "allow_unsafe_interrupts"): build.vfio,
-            ("iommufd", "allow_unsafe_interrupts"): build.iommufd,
-            ("vfio", "enable_unsafe_noiommu_mode"): build.noiommu,
-        }
-        if not there.get((module, name), False):
+        loaded = {"iommufd": build.iommufd, "vfio": build.noiommu}.get(module, build.vfio)
+        kind = PARAMETERS.get((module, name)) if loaded else None
+        if kind is None:
             raise refuse("ENOENT", f"{module} has no parameter {name}")
-        words = {"1": True, "y": True, "on": True, "0": False, "n": False, "of": False}
+        if kind == "read-only":
+            raise refuse("EACCES", f"{name} can only be read")
+        if kind == "number":
+            if not re.fullmatch(r"0x[0-9a-fA-F]+|[0-9]+", text) or number(text) > 2**32 - 1:
+                raise refuse("EINVAL", f"{name} is a number of 32 bits, got {text}")
+            self.vfio.entry_limit = number(text)
+            return
+        words = {"1": True, "y": True, "t": True, "on": True}
+        words |= {"0": False, "n": False, "f": False, "of": False}
         said = words.get(text.lower()[: 2 if text[:1] in "oO" else 1])
         if said is None:
             raise refuse("EINVAL", f"{name} is on or off, got {text}")
-        if module == "vfio":
+        if (module, name) == ("vfio", "enable_unsafe_noiommu_mode"):
             self.vfio.noiommu = said
         elif module == "iommufd":
             self.iommufd_unsafe = said
             if self.iommufd is not None:
                 self.iommufd.unsafe = said
-        else:
+        elif name == "allow_unsafe_interrupts":
             self.vfio.unsafe = said
 
     def _device_writer(self, bdf: str, file: str, text: str) -> Callable[[], object] | None:
