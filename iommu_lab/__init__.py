@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .dma import Checker, Verdict
     from .domains import DomainType
     from .errors import KernelCrash, NotInRelease
-    from .lab import Lab, drivers, releases
+    from .lab import Lab, drivers, in_hex, releases
     from .machine import Machine
     from .scenario import Scenario
 
@@ -40,6 +40,7 @@ __all__ = [
     "audit",
     "captures",
     "drivers",
+    "in_hex",
     "releases",
     "search",
 ]
@@ -57,6 +58,7 @@ _HOME = {
     "audit": "audit",
     "captures": "captures",
     "drivers": "lab",
+    "in_hex": "lab",
     "releases": "lab",
     "search": "search",
 }

@@ -84,6 +84,8 @@ def free(w: World, domain: Domain) -> None:
     """``ops->free``: what becomes of the page table, and of whoever still walks it."""
     if domain.static:
         return
+    if domain.freed:
+        raise KernelCrash("iommu_domain_free", f"{domain.name} is freed a second time")
     if w.driver.own:
         w.notes.pop(memory_of_domain(domain.name), None)
     _free_what_was_left(w, domain)
@@ -91,7 +93,10 @@ def free(w: World, domain: Domain) -> None:
     if how == "crash" and domain.ready and domain.table is not None:
         raise KernelCrash(w.driver.free_function, "it follows the pointer that it has just cleared")
     del w.domains[domain.name]
-    if any(domain.name in (g.domain, g.default, g.blocking) for g in w.groups.values()):
+    mappings = (w.notes[note] for note in w.notes if note.startswith("mapping"))
+    if domain.name in mappings or any(
+        domain.name in (g.domain, g.default, g.blocking) for g in w.groups.values()
+    ):
         w.domains[domain.name] = replace(domain, freed=True)
     on = [d for d, at in w.devices.items() if at.attached == domain.name]
     for device in on:
@@ -352,7 +357,7 @@ def attach_plain(w: World, domain: Domain, device: str) -> None:
 
 def attach_leaves_first(w: World, domain: Domain, device: str) -> None:
     """The old entry is taken away before the new one is written; a failure leaves it away."""
-    locked = any(r.type == "direct" for r in w.device(device).reserved)
+    locked = w.locked(device)
     if w.driver.attach_errno and domain.type is DomainType.UNMANAGED and locked:
         raise refuse(w.driver.attach_errno, f"{device} is locked to its firmware's direct regions")
     _leave_first(w, device, w.driver.leaves_on_release)

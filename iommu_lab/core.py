@@ -48,7 +48,7 @@ def boot(kernel: Kernel) -> tuple[State, list[Any]]:
         for device in devices:
             _add_to_group(w, number, device)
         try:
-            _set_default(w, number)
+            _set_default(w, number, scan=w.driver.boot_probe != "device")
         except OSError as error:
             w.warn("bus_iommu_probe", f"group {number}: {error.strerror}")
             for device in devices:
@@ -71,6 +71,12 @@ def _add_to_group(w: World, number: int, device: Device) -> None:
 
 def _tell_added(w: World, number: int, device: str) -> None:
     w.event("trace", "add_device_to_group", device=device, text=f"groupID={number}")
+    known = w.reserved(device)
+    for region in w.device(device).reserved:
+        if region.type.startswith("direct") and region not in known:
+            text = f"{w.driver.name} in {w.release.name} reports no {region.type} region, so the"
+            text = f"{text} core does not learn of {region.first:#x}..{region.last:#x}"
+            w.event("note", "iommu_get_resv_regions", device=device, text=text)
 
 
 def _global_type(w: World) -> DomainType:
@@ -196,8 +202,12 @@ def _of_type(w: World, group: Group, kind: DomainType) -> Domain | None:
     return _alloc(w, kind, f"{name}.new" if name in w.domains else name)
 
 
-def _set_default(w: World, number: int) -> None:
-    """Give a freshly probed group its default domain and attach it."""
+def _set_default(w: World, number: int, *, scan: bool) -> None:
+    """Give a freshly probed group its default domain and attach it.
+
+    ``scan`` says that the group was found when a bus was scanned. Up to 6.4 firmware's direct
+    regions are mapped before the attach then, and after it where a device is probed alone.
+    """
     group = w.groups[number]
     domain = _alloc_default(w, group, _group_request(w, group))
     for device in group.devices:
@@ -205,7 +215,8 @@ def _set_default(w: World, number: int) -> None:
     if domain is None:
         return
     w.set_group(number, default=domain.name)
-    again = [device for device in group.devices if not _direct_mappings(w, domain, device)]
+    before = scan or w.release["direct.order"] == "before-attach"
+    again = [d for d in group.devices if not before or not _direct_mappings(w, domain, d)]
     w.set_group(number, domain=domain.name)
     for device in group.devices:
         if w.devices[device].deferred:
@@ -215,9 +226,10 @@ def _set_default(w: World, number: int) -> None:
         except OSError as error:
             w.warn("iommu_probe_device", f"{device}: {error.strerror}")
             _unprobe(w, number, device)
-    if again and w.release["direct.failure"] == "retried":
-        for device in again:
-            _direct_mappings(w, w.domains[domain.name], device, fails=True)
+    retried = w.release["direct.failure"] == "retried"
+    for device in again if retried or not before else ():
+        if w.group_of(device) is not None:
+            _direct_mappings(w, w.domains[domain.name], device, fails=retried)
 
 
 def _latch_deferral(w: World, device: str) -> None:
@@ -237,7 +249,7 @@ def _direct_mappings(w: World, domain: Domain, device: str, *, fails: bool = Fal
     if not domain.type.dma_api:
         return True
     page = pgsizes(w, domain) & -pgsizes(w, domain)
-    for region in w.device(device).reserved:
+    for region in w.reserved(device):
         if not region.type.startswith("direct"):
             continue
         start = -(-region.first // page) * page
@@ -376,7 +388,7 @@ def _set_device_domain(w: World, target: str, device: str, *, must: bool) -> Non
     domain = w.domains[target]
     if w.release["attach.direct_to_blocked"] == "EINVAL":
         blocks = domain.type is DomainType.BLOCKED or target == group.blocking
-        if blocks and any(r.type == "direct" for r in w.device(device).reserved):
+        if blocks and w.locked(device):
             raise refuse("EINVAL", f"{device} has firmware direct regions and can't be blocked")
     if w.devices[device].deferred and w.release["deferred"] == "latched-at-init":
         if target == group.default:
@@ -845,7 +857,7 @@ def _release(w: World, device: str) -> None:
     kind = w.driver.release_domain
     deferred = w.devices[device].deferred
     if w.release["release_domain"] == "yes" and kind is not None and not deferred:
-        direct = any(r.type == "direct" for r in w.device(device).reserved)
+        direct = w.locked(device)
         has_identity = DomainType.IDENTITY in w.driver.accepts
         if direct and has_identity and w.release["release_domain.direct"] == "identity":
             kind = DomainType.IDENTITY
@@ -883,7 +895,7 @@ def probe(w: World, device: str) -> int:
         else:
             w.groups[number] = Group(number, ())
             _add_to_group(w, number, w.device(device))
-            _set_default(w, number)
+            _set_default(w, number, scan=False)
     except OSError:
         _unprobe(w, number, device)
         raise

@@ -22,7 +22,6 @@ from . import core
 from .domains import Domain, DomainType
 from .errors import KernelCrash, refuse
 from .hardware import Kind
-from .machine import reserved_of
 from .pagetables import iommu_map, iommu_unmap, pgsizes
 from .state import Iovas, World
 from .tables import READ, WRITE, PageTable, Run, Stale
@@ -214,7 +213,7 @@ def _allocate_down(w: World, domain: Domain, device: str, length: int, granule: 
     group = w.group_of(device)
     assert group is not None
     taken = [(first, first + size - 1) for first, size in w.iovas.get(domain.name, Iovas()).used]
-    regions = reserved_of(w.device(d) for d in group.devices)
+    regions = w.reserved_of(group.devices)
     taken += [(region.first, region.last) for region in regions if region.type != "msi-sw"]
     taken += w.kernel.machine.windows
     pages = length // granule

@@ -88,6 +88,11 @@ class Driver:
     dma_range: tuple[int, ...]
     """First and last address that the hardware takes from a device, whatever a domain's aperture
     says; empty where the aperture says it."""
+    reports: frozenset[str]
+    """The types of reserved regions that its ``get_resv_regions`` can tell the core of."""
+    boot_probe: str
+    """How the core learns of its devices at boot, where it reports direct regions: all at once when
+    a "bus" is scanned, or "device" by device, as firmware's tables are looked at."""
     lazy_attribute: bool
     """Can its domains be told to flush lazily, where that is an attribute and not a type (5.10)?"""
     own_dma_ops: bool
@@ -232,6 +237,8 @@ def _driver(name: str, release: str) -> Driver:
         free_function=record["function"],
         arm_mapping=tuple(int(end, 0) for end in record["arm_mapping"].split()),
         dma_range=tuple(int(end, 0) for end in record["dma_range"].split()),
+        reports=frozenset(record["reports"].split()),
+        boot_probe=record["boot_probe"],
         lazy_attribute=record["lazy_attribute"] == "yes",
         own_dma_ops=record["own_dma_ops"] == "yes",
         asks_untrusted=record["untrusted"] == "yes",

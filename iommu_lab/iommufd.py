@@ -452,7 +452,7 @@ class Context:
     def _reserve_for(self, space: Space, device: str) -> None:
         """``iopt_table_enforce_dev_resv_regions``: this device's own regions."""
         try:
-            for region in self.world.device(device).reserved:
+            for region in self.world.reserved(device):
                 if region.type != "direct-relaxable":
                     self._reserve(space, region.first, region.last, device)
         except OSError:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
-__all__ = ["Lab", "Moment", "Step", "drivers", "releases"]
+__all__ = ["Lab", "Moment", "Step", "drivers", "in_hex", "releases"]
 
 ALLOCATABLE = {
     "unmanaged": DomainType.UNMANAGED,
@@ -247,7 +247,7 @@ class Lab:
 
         In: columns ``device`` (name), ``iova``, ``size`` (bytes, at least 1), ``write`` (bool).
         Out: the same rows with ``verdict``, ``reached``, ``paddr``, ``fault_iova``, ``owner`` and
-        ``why``.
+        ``why``. Addresses are numbers to calculate with; :func:`in_hex` writes them for reading.
         """
         import pandas as pd
 
@@ -570,6 +570,25 @@ def drivers(release: str) -> pd.DataFrame:
         "inference",
     ]
     return table[[*first, *(c for c in table.columns if c not in first)]]
+
+
+ADDRESSES = ("iova", "size", "paddr", "fault_iova")
+
+
+def in_hex(table: pd.DataFrame) -> pd.DataFrame:
+    """A table for reading: addresses and sizes as words in hex, and no word where there is none.
+
+    >>> asked = {"device": "dev0", "iova": [0x1000], "size": [64], "write": [True]}
+    >>> in_hex(Lab("6.0", "amd").check(asked)).loc[0, ["paddr", "fault_iova"]].to_list()
+    ['', '0x1000']
+    """
+    import pandas as pd
+
+    def word(value: Any) -> str:
+        return "" if value is None or value is pd.NA else hex(value)
+
+    there = [name for name in ADDRESSES if name in table.columns]
+    return table.assign(**{name: [word(value) for value in table[name]] for name in there})
 
 
 # -- verbs that the core has no function for -------------------------------------------------------

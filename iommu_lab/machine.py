@@ -36,7 +36,7 @@ class Reserved(NamedTuple):
     """A reserved IOVA region, ``first`` to ``last`` inclusive (iommu_get_resv_regions).
 
     ``type`` is one of direct, direct-relaxable, reserved, msi, msi-sw; sysfs prints both MSI kinds
-    as "msi".
+    as "msi". A driver that can't report a type in some release leaves the core without it.
     """
 
     first: int
@@ -259,23 +259,23 @@ def _reserved(line: str, where: str) -> Reserved:
         ) from None
 
 
-def reserved_of(devices: Iterable[Device]) -> tuple[Reserved, ...]:
-    """A group's reserved regions: those of its devices, sorted, equal ones once.
+def merged(regions: Iterable[Reserved]) -> tuple[Reserved, ...]:
+    """A group's reserved regions, from those of its devices: sorted, equal ones once.
 
     iommu_insert_resv_region (drivers/iommu/iommu.c) merges overlapping regions of one type.
     """
-    merged: list[Reserved] = []
-    for region in sorted({r for d in devices for r in d.reserved}):
-        for i, other in enumerate(merged):
+    found: list[Reserved] = []
+    for region in sorted(set(regions)):
+        for i, other in enumerate(found):
             if (
                 other.type == region.type
                 and region.first <= other.last
                 and other.first <= region.last
             ):
-                merged[i] = Reserved(
+                found[i] = Reserved(
                     min(other.first, region.first), max(other.last, region.last), region.type
                 )
                 break
         else:
-            merged.append(region)
-    return tuple(sorted(merged))
+            found.append(region)
+    return tuple(sorted(found))

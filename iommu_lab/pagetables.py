@@ -224,7 +224,7 @@ def iommu_unmap(w: World, domain: Domain, iova: int, size: int) -> tuple[int, li
         return 0, []
     if not domain.ready:
         if form.before_unmap == "crash":
-            raise KernelCrash(form.function, f"{domain.name} has no page table to unmap from")
+            raise KernelCrash("iommu_unmap", f"{domain.name} has no page table to unmap from")
         return 0, []
     job = Job(w, form, domain)
     table, gone, done = w.table(domain.table), list[Run](), 0

@@ -8,7 +8,7 @@ since that is what the kernel leaves behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from .domains import Domain
 from .drivers import Driver
 from .hardware import Entry, Frozen, Hardware
-from .machine import Device, Machine
+from .machine import Device, Machine, Reserved, merged
 from .releases import Release
 from .tables import EMPTY, PageTable
 
@@ -203,6 +203,19 @@ class World:
 
     def device(self, name: str) -> Device:
         return self.kernel.machine.device(name)
+
+    def reserved(self, device: str) -> tuple[Reserved, ...]:
+        """``iommu_get_resv_regions``: the regions that the driver can tell the core of."""
+        regions = self.device(device).reserved
+        return tuple(r for r in regions if r.type in self.driver.reports)
+
+    def reserved_of(self, devices: Iterable[str]) -> tuple[Reserved, ...]:
+        """``iommu_get_group_resv_regions``: those of all these devices, merged."""
+        return merged(region for device in devices for region in self.reserved(device))
+
+    def locked(self, device: str) -> bool:
+        """Does firmware use a direct region of this device, whatever the kernel does?"""
+        return any(region.type == "direct" for region in self.reserved(device))
 
     def group_of(self, device: str) -> Group | None:
         """The group a present device is in; None for a device that no IOMMU driver took."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from . import behaviours, core
 from .domains import Domain, DomainType
 from .errors import KernelCrash, refuse
-from .machine import Reserved, reserved_of
+from .machine import Reserved
 from .pagetables import iommu_map, iommu_unmap, pgsizes
 from .rbtree import RangeTree
 from .state import Group, World
@@ -616,8 +616,7 @@ class Vfio:
         return usable
 
     def _reserved(self, number: int) -> tuple[Reserved, ...]:
-        devices = self.world.groups[number].devices
-        return reserved_of(self.world.device(d) for d in devices)
+        return self.world.reserved_of(self.world.groups[number].devices)
 
     def _is_fine_grained(self, name: str, usable: list[tuple[int, int]]) -> bool:
         """``vfio_test_domain_fgsp``: map two pages, unmap one and see how much goes."""

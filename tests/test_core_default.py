@@ -9,9 +9,11 @@ from answers import FIRMWARE, answer, on, together, traces, warnings
 
 from iommu_lab.domains import DomainType
 from iommu_lab.drivers import driver as find_driver
+from iommu_lab.drivers import rows
+from iommu_lab.hardware import Kind
 from iommu_lab.lab import Lab
-from iommu_lab.machine import Device, Machine, Reserved
-from iommu_lab.releases import releases
+from iommu_lab.machine import RESERVED_TYPES, Device, Machine, Reserved
+from iommu_lab.releases import known, releases
 
 DMA, DMA_FQ, IDENTITY = DomainType.DMA, DomainType.DMA_FQ, DomainType.IDENTITY
 MAINLINE = [r for r in releases() if r[0].isdigit()]
@@ -223,13 +225,109 @@ def test_regions_that_overlap_are_mapped_once():
     assert warnings(lab) == []
 
 
-def test_a_region_that_can_not_be_mapped_before_the_attach_is_mapped_after_it_since_6_6():
-    regions = together("dev0", reserved=FIRMWARE)
-    at, mapped = FIRMWARE[0].first, {}
-    for release in ("6.4", "6.6"):  # an SMMU domain has no page table before its first attach
-        lab = Lab(release, "arm-smmu-v3", regions)
-        mapped[release] = lab.iova_to_phys("default0", at)
-    assert mapped == {"6.4": 0, "6.6": at}
+def events_in_order(lab: Lab) -> list[str]:
+    """The traces and notes of the boot that tell when direct regions were mapped."""
+    told = [e for e in lab.moments[0].events if e.kind in ("trace", "note")]
+    return [e.name for e in told if e.name != "add_device_to_group"]
+
+
+ATTACH, MAP, FAILS = "attach_device_to_domain", "map", "iommu_create_device_direct_mappings"
+
+
+@pytest.mark.parametrize(
+    ("driver", "release", "order"),
+    [
+        ("intel", "6.0", [MAP, ATTACH]),  # found when the bus is scanned (bus_iommu_probe)
+        ("arm-smmu-v3", "6.0", [ATTACH, MAP]),  # one by one (iommu_probe_device)
+        ("arm-smmu-v3", "6.4", [ATTACH, MAP]),
+        ("arm-smmu-v3", "6.6", [FAILS, ATTACH, MAP]),  # no page table before the first attach
+        ("arm-smmu-v3", "6.12", [MAP, ATTACH]),  # made with one (arm_smmu_domain_alloc_paging)
+        ("arm-smmu", "7.2", [FAILS, ATTACH, MAP]),
+        ("virtio", "6.12", [FAILS, ATTACH, MAP]),
+        ("virtio", "7.2", [MAP, ATTACH]),  # viommu_domain_alloc_paging
+        ("apple-dart", "6.12", [MAP, ATTACH]),
+    ],
+)
+def test_firmwares_regions_are_mapped_before_the_attach_or_after_it(driver, release, order):
+    whole = (Reserved(0x1000_0000, 0x1000_3FFF, "direct"),)  # one page of apple-dart
+    lab = Lab(release, driver, together("dev0", reserved=whole), arch=None)
+    assert events_in_order(lab) == order
+    assert lab.iova_to_phys("default0", 0x1000_0000) == 0x1000_0000
+
+
+def test_a_device_that_comes_later_is_attached_before_its_regions_are_mapped_up_to_6_4():
+    for release, order in (("6.4", [ATTACH, MAP]), ("6.6", [MAP, ATTACH])):
+        lab = Lab(release, "intel", together("dev0", reserved=FIRMWARE))
+        lab.remove("dev0")
+        lab.probe("dev0")
+        assert [e.name for e in lab.moments[-1].events if e.name in (ATTACH, MAP)] == order
+
+
+DIRECT = tuple(Reserved(0x1000_0000, 0x1000_FFFF, kind) for kind in ("direct", "direct-relaxable"))
+
+
+@pytest.mark.parametrize(
+    ("driver", "release", "mapped"),
+    [
+        ("intel", "5.10", ["direct", "direct-relaxable"]),  # device_rmrr_is_relaxable
+        ("amd", "5.10", ["direct"]),  # an IVMD is direct or an exclusion range
+        ("arm-smmu-v3", "5.19", []),
+        ("arm-smmu-v3", "6.0", ["direct", "direct-relaxable"]),  # iort_iommu_get_resv_regions
+        ("arm-smmu", "5.19", []),
+        ("arm-smmu", "6.0", ["direct", "direct-relaxable"]),
+        ("virtio", "6.2", []),
+        ("virtio", "6.3", ["direct"]),  # of_iommu_get_resv_regions
+        ("apple-dart", "6.2", []),
+        ("apple-dart", "6.3", ["direct"]),
+        ("exynos", "6.12", []),  # exynos_iommu_ops without get_resv_regions
+        ("exynos", "7.2", ["direct"]),
+        ("ipmmu-vmsa", "7.2", []),
+        ("mtk", "7.2", []),  # mtk_iommu_get_resv_regions: reserved ones alone
+        ("sun50i", "7.2", []),
+    ],
+)
+def test_a_region_that_the_driver_does_not_report_is_unknown_to_the_core(driver, release, mapped):
+    found = []
+    for region in DIRECT:
+        arch = "arm64" if driver == "exynos" else None
+        lab = Lab(release, driver, together("dev0", reserved=(region,)), arch=arch)
+        if lab.state.hardware.tables["default0"].lookup(region.first) is not None:
+            found.append(region.type)
+        else:
+            assert "does not learn of 0x10000000" in lab.moments[0].events[1].text
+    assert found == mapped
+
+
+WHATEVER = [
+    (name, row["driver"], arch)
+    for name in known()
+    for row in rows(name)
+    for arch in (row["arch"], *row["other_arch"].split())
+]
+
+
+@pytest.mark.parametrize(("release", "driver", "arch"), WHATEVER)
+def test_a_kernel_comes_up_whatever_firmware_keeps_for_itself(release, driver, arch):
+    for kind in RESERVED_TYPES:
+        for first, last in ((0x0, 0xFFF), (0x7B80_1234, 0x7B9F_FFFF), (2**50, 2**50 + 0xFFF)):
+            kept = machine(Device("a", reserved=(Reserved(first, last, kind),)), Device("b", 1))
+            for cmdline in ("", "iommu.passthrough=1"):
+                lab = Lab(release, driver, kept, cmdline, arch)
+                assert lab.moments[0].result is None
+                assert (lab.belief(1), lab.hardware("b").kind) == _without(lab)
+
+
+def _without(lab: Lab) -> tuple[DomainType | None, Kind]:
+    """Where the neighbour is on the same machine without any region."""
+    boot = lab.kernel
+    plain = Lab(
+        boot.release.name,
+        boot.driver.name,
+        machine(Device("a"), Device("b", 1)),
+        boot.cmdline,
+        boot.arch,
+    )
+    return plain.belief(1), plain.hardware("b").kind
 
 
 def test_a_region_that_can_not_be_mapped_at_all_ends_the_probe_since_6_6():

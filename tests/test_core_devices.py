@@ -170,6 +170,22 @@ def test_a_domain_freed_under_a_group_is_a_crash_only_for_who_follows_it():
         assert answer(lab, "detach_device", user, "dev0") == says
 
 
+def test_a_domain_that_is_freed_twice_is_a_crash():
+    lab = Lab("6.0", "amd")
+    domain = lab.alloc_domain()
+    lab.attach_device(domain, "dev0")
+    lab.free_domain(domain)
+    assert answer(lab, "free_domain", domain) == "crash"
+
+
+def test_the_dma_api_follows_a_mapping_of_32_bit_arm_that_was_freed():
+    lab = Lab("6.12", "ipmmu-vmsa", arch="arm32")
+    assert lab.dma_map("dev0", 0x8000_0000, 0x1000) == 0x4000_0000
+    lab.free_domain("mapping")
+    assert answer(lab, "dma_map", "dev0", 0x8000_1000, 0x1000) == "crash"
+    assert answer(lab, "dma_unmap", "dev0", 0x4000_0000, 0x1000) == "crash"
+
+
 # -- 32-bit Arm's own mapping ---------------------------------------------------------------------
 
 

@@ -150,6 +150,22 @@ def test_a_warning_is_an_event_and_no_exception():
     assert lab.events.iloc[-1]["kind"] == "warn"
 
 
+def test_addresses_are_written_in_hex_for_reading_and_stay_numbers_in_the_answer():
+    lab = Lab("6.0", "intel")
+    at = lab.dma_map("dev0", BUFFER, 0x1000)
+    asked = {"device": "dev0", "iova": [at, 0x1000], "size": 64, "write": True}
+    given = pd.DataFrame(asked)
+    answers = given.join(lab.check(given))
+    shown = il.in_hex(answers)
+    assert shown["iova"].tolist() == [hex(at), "0x1000"]
+    assert shown["paddr"].tolist() == [hex(BUFFER), ""]
+    assert shown["fault_iova"].tolist() == ["", "0x1000"]
+    assert shown["reached"].tolist() == [64, 0]
+    assert answers["paddr"].dtype == "UInt64"
+    last = il.in_hex(lab.events).iloc[-1]
+    assert (last["iova"], last["size"], last["paddr"]) == (hex(at), "0x1000", hex(BUFFER))
+
+
 def test_events_are_rows_with_the_kernels_names_and_whole_numbers():
     lab = Lab("6.0", "amd")
     domain = lab.alloc_domain()

@@ -10,7 +10,7 @@ from iommu_lab.machine import (
     Machine,
     Region,
     Reserved,
-    reserved_of,
+    merged,
 )
 
 MSI = "0x00000000fee00000 0x00000000feefffff msi\n"
@@ -107,7 +107,7 @@ def test_a_listing_says_who_is_in_a_group_and_which_driver_holds_it():
 def test_overlapping_regions_of_one_type_are_one_for_the_group():
     nic = Device("nic", reserved=(Reserved(0, 0x1FFF, "direct"), Reserved(0x8000, 0x8FFF, "msi")))
     gpu = Device("gpu", reserved=(Reserved(0x1000, 0x2FFF, "direct"), Reserved(0, 0xFFF, "msi")))
-    assert reserved_of((nic, gpu)) == (
+    assert merged((*nic.reserved, *gpu.reserved)) == (
         Reserved(0, 0xFFF, "msi"),
         Reserved(0, 0x2FFF, "direct"),
         Reserved(0x8000, 0x8FFF, "msi"),

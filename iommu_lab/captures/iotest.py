@@ -20,7 +20,6 @@ from .. import core, dmaapi
 from ..domains import Domain
 from ..errors import KernelCrash, errno_name, refuse
 from ..iommufd import Context
-from ..machine import reserved_of
 from ..state import Event, World
 from ..tables import READ, WRITE
 from ..vfio import (
@@ -702,7 +701,7 @@ class IoTest:
             told = group.devices if self.setup.active else ()
             regions = ";".join(
                 f"{r.first:#018x} {r.last:#018x} {r.type.removesuffix('-sw')}"
-                for r in reserved_of(self.world.device(d) for d in told)
+                for r in self.world.reserved_of(told)
             )
             kind = core.group_type(self.world, number_)
             self.say("group", f"GROUP {number_}", f"type={kind} devices={devices} resv={regions}")
