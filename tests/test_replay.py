@@ -98,6 +98,7 @@ def test_a_file_that_is_no_transcript_is_one_line_and_the_others_run(content, tm
         ("STEP 1: buf A 4", "STEP 1: buf A -4", "buf takes a count from 1 to 4096, got '-4'"),
         ("STEP 1: buf A 4", "STEP 1: buf A 99999999999", "buf takes a count from 1 to 4096"),
         ("D A 64 S01", "D A 99999999999 S01", "wphys takes a length from 0 to 4096"),
+        ("STEP 4: groups", "STEP 4: settle -1", "settle takes a time from 0 to 1000000"),
         ("0x1000 64 A 0 S02", "0x1000 5000 A 0 S02", "w takes a length from 0 to 4096"),
     ],
 )

@@ -236,14 +236,14 @@ VERBS: dict[str, str] = {
     "rescan": "",
     "insmod": "word",
     "write": "word word",
-    "sleep": "number",
-    "settle": "number",
+    "sleep": "time",
+    "settle": "time",
     "note": "...",
 }
 """The verbs of a script and what each takes; ``+`` makes a name, ``-`` ends one, ``?`` may lack."""
 
-LIMITS = {"count": (1, 4096), "length": (0, 4096)}
-"""The least and the most of a buffer's pages, and of the bytes of one DMA: edu's own buffer."""
+LIMITS = {"count": (1, 4096), "length": (0, 4096), "time": (0, 10**6)}
+"""The least and the most: a buffer's pages, the bytes of a DMA (edu's own buffer), milliseconds."""
 
 
 def number(text: str) -> int:
