@@ -16,14 +16,16 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from iommu_lab.dma import Checker
+from iommu_lab.dma import Checker, Verdict
 from iommu_lab.hardware import Hardware
+from iommu_lab.machine import X86_INTERRUPTS
 from iommu_lab.tables import Run as PageRun
 from iommu_lab.trace import Replay
 
@@ -253,6 +255,28 @@ def other_costs(m: int, rows: int) -> Iterator[Cost]:
     yield unasked(f"{name}, on the wall", float(np.median(wall)), "ms")
 
 
+def every_verdict(m: int, rows: int) -> Iterator[Cost]:
+    """The rate where all that can become of a DMA does, and a tenth aims at the window."""
+    made = workload.mappings(m, DEVICES)
+    hardware = workload.every_verdict(workload.hardware(made, DEVICES))
+    some = workload.trace(rows, made, DEVICES)
+    low, high = X86_INTERRUPTS
+    some.iova[::10] = np.random.default_rng(7).integers(low, high, len(some.iova[::10]), np.uint64)
+    checker = Checker(hardware, hardware.entries)
+    runs = [ours(checker), ours_without_numba(checker)]
+    answers = [(np.empty(rows, np.uint8), np.empty(rows, np.uint64)) for _ in runs]
+    racing = [
+        Entrant(name, partial(run, some, *answer), rows, answer)
+        for name, run, answer in zip((OURS, "numpy"), runs, answers, strict=True)
+    ]
+    agree(racing)
+    met = set(np.unique(answers[0][0]).tolist())
+    assert met == set(Verdict), f"no {', '.join(v.name for v in set(Verdict) - met)}"
+    rate = float(np.median(round_robin(racing[:1], 5)[OURS].rates))
+    unit = "million accesses a CPU-second"
+    yield cost(f"every verdict, random, {m} mappings", rate, unit, LEAST, least=True)
+
+
 def replayed(n: int, domains: int = 16) -> Iterator[Cost]:
     """Maps, unmaps, flushes and DMA in order of time."""
     happened = workload.events(n, domains)
@@ -269,7 +293,7 @@ def replayed(n: int, domains: int = 16) -> Iterator[Cost]:
 
 FIRST = """
 import time, numpy as np
-from iommu_lab.dma import Checker
+from iommu_lab.dma import Checker, Verdict
 from iommu_lab.hardware import BYPASS, Frozen, Hardware
 checker = Checker(Hardware(Frozen(a=BYPASS)), ["a"])
 iova = np.arange(300_000, dtype=np.uint64)
@@ -351,13 +375,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     if given.short:
         lines_ = compare(1, 20_000, [("random", 1000), ("local", 1000)])
-        costs = [*other_costs(2000, 20_000), *replayed(20_000)]
+        costs = [*other_costs(2000, 20_000), *every_verdict(1000, 20_000), *replayed(20_000)]
         costs = [small._replace(met="") for small in costs]  # too small to judge by
         grid(5000, [1, 1000], [1, 16])
     else:
         lines_ = compare(given.rounds, 4_000_000, CELLS)
         costs = list(other_costs(1_000_000, 4_000_000))
         if compiled:
+            costs += [*every_verdict(1000, 4_000_000), *every_verdict(100_000, 4_000_000)]
             costs += [*replayed(4_000_000), *first_call(), *hundred_million()]
     where = saved.machine(load)
     text = [table(lines_), table(costs), "\n".join(where)]

@@ -72,6 +72,12 @@ def make_trace(folder: Path, rows: int) -> None:
         pq.write_table(pa.table(columns), file, compression="lz4", use_dictionary=["size"])
 
 
+def apart(run: Callable[..., Any], *about: Any) -> Any:
+    """What a function says that runs in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(run, *about).result()
+
+
 def one_process(trace: str, out: str) -> tuple[float, float, float]:
     """Seconds on the wall and of CPU, and gigabytes held at most; in a process of its own."""
     some = checker()
@@ -125,8 +131,7 @@ def run(folder: Path, rows: int, say: Callable[[str], None]) -> tuple[list[Way],
     say(f"making {rows:,} rows in {FILES} files")
     make_trace(trace, rows)
     say("one process")
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
-        wall, cpu, held = apart.submit(one_process, str(trace), str(outs[0])).result()
+    wall, cpu, held = apart(one_process, str(trace), str(outs[0]))
     found = [Way("one process", str(rows), f"{wall:.1f}", f"{rows / cpu / 1e6:.1f}", f"{held:.2f}")]
     say("two workers")
     wall, cpu, first, _ = two_workers(trace, outs[1], kill=False)

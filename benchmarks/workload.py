@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from iommu_lab.hardware import Entry, Frozen, Hardware, Kind
+from iommu_lab.hardware import BLOCK, BYPASS, Entry, Frozen, Hardware, Kind
 from iommu_lab.machine import X86_INTERRUPTS
-from iommu_lab.tables import READ, WRITE, PageTable
+from iommu_lab.tables import READ, WRITE, PageTable, Stale
 from iommu_lab.trace import Do, Events
 
 PAGE = np.uint64(12)
@@ -79,6 +79,31 @@ def hardware(made: Mappings, devices: int) -> Hardware:
     }
     entries = {f"dev{i}": Entry(Kind.TABLE, f"d{i % domains}") for i in range(devices)}
     return Hardware(Frozen(entries), Frozen(tables), msi=(X86_INTERRUPTS,), width=48)
+
+
+def every_verdict(plain: Hardware) -> Hardware:
+    """The same, with every way to pass or be stopped: see the verdicts' table.
+
+    A quarter of the mappings lie over an older one that leads elsewhere, and behind a quarter of
+    them there was one; and seven of the devices are on no page table, or behind a narrow window.
+    """
+    tables = plain.tables
+    for name, table in plain.tables.items():
+        runs = list(table)
+        over = [Stale(r.iova, r.size, r.paddr + (1 << 44), 3, 0, 10) for r in runs[::4]]
+        behind = [Stale(r.end, 4096, r.paddr, 3, 1, 10) for r in runs[1::4]]
+        tables = tables.set(name, table.with_stale([*over, *behind]))
+    entries = plain.entries
+    for device, entry in (
+        ("dev3", BLOCK),
+        ("dev4", BYPASS),
+        ("dev5", Entry(Kind.PLATFORM, "d5")),
+        ("dev6", Entry(Kind.UNKNOWN)),
+        ("dev7", Entry(Kind.TABLE, "d7", last=(1 << 20) - 1, outside="bypass")),
+        ("dev9", Entry(Kind.TABLE, "d9", last=(1 << 20) - 1)),
+    ):
+        entries = entries.set(device, entry)
+    return Hardware(entries, tables, Frozen(dev8=False), plain.msi, plain.width)
 
 
 def page_table(made: Mappings, rows: slice) -> PageTable:

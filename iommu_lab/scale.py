@@ -115,6 +115,8 @@ def pieces(trace: str | Path) -> list[Piece]:
     import pyarrow.parquet as pq
 
     path = Path(trace)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; a trace is a Parquet file or a folder of them")
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"{path} holds no .parquet files")
@@ -122,7 +124,10 @@ def pieces(trace: str | Path) -> list[Piece]:
         raise ValueError(f"{path} holds two files of one name")
     found = []
     for file in files:
-        whole = pq.ParquetFile(file)
+        try:
+            whole = pq.ParquetFile(file)
+        except ValueError as error:  # as pyarrow.ArrowInvalid is
+            raise ValueError(f"{file} is no Parquet file: {error}") from None
         for column in COLUMNS:
             if column not in whole.schema_arrow.names:
                 raise ValueError(
@@ -201,6 +206,8 @@ def check_trace(
     """
     waiting = pieces(trace)
     folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; verdicts go into a folder")
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, checker, waiting)
     total = sum(piece.rows for piece in waiting)
@@ -371,7 +378,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("trace", help="a Parquet file or a folder of them")
     parser.add_argument("-o", "--out", required=True, help="where the verdicts go, as Parquet")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--workers", type=int, help="run on so many processes of this machine")
+    where.add_argument(
+        "--workers", type=_one_or_more, help="run on so many processes of this machine"
+    )
     where.add_argument("--scheduler", help="run on the dask cluster at this address")
     given = parser.parse_args(argv)
     try:
@@ -382,6 +391,9 @@ def main(argv: Sequence[str]) -> int:
         with _client(given.workers, given.scheduler) as client:
             summary = check_trace(checker, given.trace, given.out, client=client, progress=bar)
         bar.close()
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
     except ModuleNotFoundError as error:
         print(f"iommu-lab check needs {error.name}: install iommu_lab[scale]", file=sys.stderr)
         return 2
@@ -390,6 +402,13 @@ def main(argv: Sequence[str]) -> int:
         return 2
     print(report(summary))
     return 0
+
+
+def _one_or_more(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} workers do nothing; one or more are needed")
+    return number
 
 
 def _client(workers: int | None, scheduler: str | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,43 @@ def test_a_page_says_what_its_rows_say(benchmarks):
     ):
         text = (ROOT / "benchmarks" / f"{page}.md").read_text(encoding="utf-8")
         assert saved.table(saved.read(name, kind)) in text
+
+
+def test_the_page_on_scale_calculates_with_what_was_measured(benchmarks):
+    _, saved = benchmarks
+    from benchmarks import cluster
+
+    page = ROOT / "docs" / "scale.md"
+    text, measured = page.read_text(encoding="utf-8"), saved.quoted(page, cluster.COMMAND)
+    assert saved.table(saved.read("cluster", cluster.Way)) in measured
+    rate = float(saved.read("cluster", cluster.Way)[0].rate)
+    in_trace, in_verdicts = re.search(r"A row is ([\d.]+) .* and ([\d.]+) in", measured).groups()
+    used = float(re.search(r"10\^12 / ([\d.]+) million = ([\d,]+) CPU-seconds", text)[1])
+    assert used == pytest.approx(rate, rel=0.25)
+    read, written = re.search(r"([\d.]+) TB are read and ([\d.]+) TB written", text).groups()
+    assert float(read) == pytest.approx(float(in_trace), rel=0.1)
+    assert float(written) == pytest.approx(float(in_verdicts), rel=0.1)
+
+
+def test_the_cluster_run_makes_a_trace_of_any_length_and_compares_bytes(
+    benchmarks, tmp_path, monkeypatch
+):
+    """The workers are test_scale's to kill; here nobody dies, and the files are looked at."""
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: no Parquet traces")
+    from benchmarks import cluster
+
+    def here(trace, out, kill):
+        return 1.0, 1.0, cluster.check_trace(cluster.checker(), trace, out), 0.5 * kill
+
+    monkeypatch.setattr(cluster, "one_process", here)
+    monkeypatch.setattr(cluster, "two_workers", here)
+    monkeypatch.setattr(cluster, "apart", lambda run, *about: (run(*about, False)[0], 1.0, 0.1))
+    found, (pieces, _) = cluster.run(tmp_path, 2500, lambda what: None)
+    assert [way.way for way in found][-1] == "the same, a worker killed at 50%"
+    assert pieces == f"{cluster.FILES} pieces; the three ways left the same bytes."
+    (tmp_path / "two" / "summary.json").write_text("{}")
+    with pytest.raises(AssertionError, match=r"two/summary\.json differs from one/"):
+        cluster.same(tmp_path / "one", tmp_path / "two")
 
 
 DIFFERS = """

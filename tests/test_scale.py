@@ -158,6 +158,11 @@ def test_a_row_that_is_no_access_stops_the_piece_and_leaves_no_file(
 def test_what_is_no_trace_is_named(tmp_path, checker):
     with pytest.raises(ValueError, match=r"holds no \.parquet files"):
         check_trace(checker, tmp_path, tmp_path / "out")
+    (tmp_path / "t.parquet").write_text("device,iova")
+    with pytest.raises(ValueError, match=r"t\.parquet is no Parquet file: Parquet"):
+        check_trace(checker, tmp_path / "t.parquet", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"none\.parquet does not exist; a trace is"):
+        check_trace(checker, tmp_path / "none.parquet", tmp_path / "out")
     pq.write_table(pa.table({"device": [0], "iova": [0], "size": [1]}), tmp_path / "t.parquet")
     with pytest.raises(ValueError, match="has no column 'write'"):
         check_trace(checker, tmp_path / "t.parquet", tmp_path / "out")
@@ -184,6 +189,23 @@ def test_the_command_judges_by_what_the_scenario_ends_in(tmp_path, capsys):
 
     assert cli.main([*words[:2], str(tmp_path / "none.parquet"), "-o", str(tmp_path / "o")]) == 2
     assert "none.parquet" in capsys.readouterr().err
+    assert cli.main([*words, str(tmp_path / "s.toml")]) == 2
+    assert "s.toml is a file; verdicts go into a folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*words, str(tmp_path / "o"), "--workers", "0"])
+    assert "0 workers do nothing" in capsys.readouterr().err
+
+
+def test_a_command_that_is_interrupted_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    Scenario.from_lab(Lab(release="6.0", driver="amd")).save(tmp_path / "s.toml")
+
+    def interrupted(*args: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scale, "check_trace", interrupted)
+    words = ["check", str(tmp_path / "s.toml"), "t.parquet", "-o", str(tmp_path / "out")]
+    assert cli.main(words) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("default")  # dask's own; the cluster is not what is tested
