@@ -2,6 +2,7 @@
 
 import pytest
 
+from iommu_lab.bootline import make_kernel
 from iommu_lab.captures.replay import predict
 from iommu_lab.captures.transcript import parse
 
@@ -12,6 +13,7 @@ KERNELS = {
     "7.2": "7.2.13+deb14-amd64",
     "6.1-arm64": "6.1.0-56-arm64",
     "5.10-arm64": "5.10.0-32-arm64",
+    "6.12-arm64": "6.12.118+deb13-arm64",
     "7.2-arm64": "7.2.13+deb14-arm64",
 }
 READY = "bind D vfio-pci; container C; group G D; setcontainer G C; setiommu C 3"
@@ -181,3 +183,51 @@ def test_in_5_10_the_second_device_behind_a_bridge_is_a_bug_unless_both_pass_thr
     passing = said("5.10-arm64", "smmuv3", "bridge", script, "iommu.passthrough=1")
     assert translated["bind S vfio-pci"] == "arm_smmu_write_strtab_ent"
     assert (passing["bind S vfio-pci"], passing["gtype S"]) == ("OK", "identity")
+
+
+def test_an_arm64_board_keeps_interrupts_apart_whatever_its_iommu():
+    script = f"dev D 0000:00:03.0; {READY}"
+    for kernel, answer in (("6.12", "EPERM"), ("6.12-arm64", "OK")):
+        assert said(kernel, "virtio", "single", script)["setiommu C 3"] == answer
+
+
+def test_a_device_tree_names_an_iommu_that_was_not_built():
+    script = "dev D 0000:00:03.0; bind D vfio-pci"
+    assert said("6.1-arm64", "virtio", "single", script)["bind D vfio-pci"] == "EAGAIN"
+    assert said("6.1", "virtio", "single", script)["bind D vfio-pci"] == "EINVAL"
+
+
+def test_iommu_off_is_a_word_of_the_x86_drivers_alone():
+    script = "dev D 0000:00:03.0; bind D vfio-pci; gtype D"
+    assert said("6.12", "virtio", "single", script, "iommu=off")["gtype D"] == "DMA-FQ"
+    assert said("6.12", "amd", "single", script, "iommu=off")["gtype D"] == "<ENOENT>"
+
+
+def test_a_container_takes_as_many_mappings_as_the_module_allowed_when_it_was_made():
+    limit = "write /sys/module/vfio_iommu_type1/parameters/dma_entry_limit 1"
+    answers = said(
+        "6.1",
+        "intel",
+        "single",
+        f"buf A 2; dev D 0000:00:03.0; {limit}; {READY}; map C 0x1000 0x1000 rw A 0; "
+        "map C 0x2000 0x1000 rw A 0",
+        "intel_iommu=on",
+    )
+    assert answers["map C 0x1000 0x1000 rw A 0"] == "OK"
+    assert answers["map C 0x2000 0x1000 rw A 0"] == "ENOSPC"
+
+
+@pytest.mark.parametrize(("kernel", "driver"), [("6.1", "e1000"), ("7.2", "-")])
+def test_only_of_late_is_a_device_that_comes_spared_by_autoprobe(kernel, driver):
+    script = (
+        "insmod /mods/e1000.ko; dev S 0000:00:03.1; write /sys/bus/pci/drivers_autoprobe 0; "
+        "remove S; rescan; groups"
+    )
+    group = said(kernel, "intel", "mfe1000", script, "intel_iommu=on")["groups"]
+    assert f"8086:100e,drv={driver})" in group
+
+
+@pytest.mark.parametrize(("release", "sizes"), [("5.10", 2**64 - 4096), ("7.2", 4096)])
+def test_without_superpages_intel_has_small_pages_alone_and_5_10_does_not_say_so(release, sizes):
+    kernel = make_kernel(release, "intel", None, "intel_iommu=on,sp_off", None)
+    assert kernel.driver.pgsizes == sizes

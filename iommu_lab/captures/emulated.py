@@ -151,7 +151,8 @@ def setup(arch: str, iommu: str, build: Build, cmdline: str, found: tuple[Functi
     isolation = build.extended and not (arch == "arm64" and at_bind)
     bus = Bus((_with_driver(f, build, arch) for f in found), isolation=isolation)
     strangers: set[str] = set()
-    waiting: frozenset[str] = frozenset()
+    # A device tree names the IOMMU of each, built or not (of_iommu_configure).
+    named = arch == "arm64" and profile.described_by_firmware and not active
     if active and profile.by_own_address:
         strangers = {f.name for f in found if bus.behind_old_bridge(f) is not None}
         bus = Bus(
@@ -160,8 +161,9 @@ def setup(arch: str, iommu: str, build: Build, cmdline: str, found: tuple[Functi
         )
         # One function whose attach fails takes the whole IOMMU away, if all are attached at once.
         active = at_bind or not strangers
-        # Firmware names the IOMMU for each of them (viot_dev_iommu_init).
-        waiting = frozenset() if active else frozenset(f.name for f in found if f.translated)
+        # So does VIOT (viot_dev_iommu_init).
+        named = not active
+    waiting = frozenset(f.name for f in found if f.translated) if named else frozenset()
     row = find_driver(profile.driver if active else _stand_in(arch), build.release)
     if profile.window is not None and row.aperture_set == "attach":
         row = replace(row, first=profile.window[0], last=profile.window[1])
@@ -192,6 +194,8 @@ def setup(arch: str, iommu: str, build: Build, cmdline: str, found: tuple[Functi
     )
     kernel = make_kernel(build.release, row, machine, cmdline, arch)
     isolated = profile.remaps_interrupts and not words.has("intremap", "off")
+    # On the arm64 board the translater of messages keeps devices apart, whatever the IOMMU.
+    isolated = isolated or arch == "arm64"
     scalable = build.scalable_mode or words.has("intel_iommu", "sm_on")
     sticky = profile.sticky_passthrough and scalable and not words.has("intel_iommu", "sm_off")
     return Setup(kernel, build, profile, active, bus, late, isolated, sticky, waiting)
@@ -214,7 +218,9 @@ def _stand_in(arch: str) -> str:
 
 def _is_driven(iommu: str, build: Build, words: Words) -> bool:
     profile = PROFILES[iommu]
-    if not profile.driver or words.has("iommu", "off"):
+    if not profile.driver:
+        return False
+    if profile.driver in ("intel", "amd") and words.has("iommu", "off"):
         return False
     if profile.driver == "intel":
         on = words.has("intel_iommu", "on") or build.intel_on

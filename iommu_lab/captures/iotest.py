@@ -171,6 +171,13 @@ class IoTest:
         self.iommufd: Context | None = None
         self.contexts = 0
         self.iommufd_unsafe = False
+        for word in inputs.cmdline.split() if setup.build.iommufd else ():
+            # Where all is built in, the boot line sets parameters; a module's insmod reads none.
+            module, _, setting = word.partition(".")
+            name, _, text = setting.partition("=")
+            if (module.replace("-", "_"), name) in PARAMETERS:
+                with suppress(OSError):
+                    self._set_parameter(module.replace("-", "_"), name, text)
         self.autoprobe = True
         """Are new devices and new drivers brought together by themselves?"""
         self.numbers: dict[str, int] = {}
@@ -380,7 +387,7 @@ class IoTest:
             if function.translated and self.setup.active and not late:
                 with suppress(OSError):
                     appear(self.world, self.setup, function)
-            if self.autoprobe:
+            if self.autoprobe or self.world.release["pci.autoprobe"] == "for drivers alone":
                 self._offer(function.name)
 
     # -- kernel drivers ---------------------------------------------------------------------
@@ -631,8 +638,9 @@ class IoTest:
                 raise refuse("EINVAL", f"{name} is a number of 32 bits, got {text}")
             self.vfio.entry_limit = number(text)
             return
-        words = {"1": True, "y": True, "t": True, "on": True}
-        words |= {"0": False, "n": False, "f": False, "of": False}
+        words = {"1": True, "y": True, "on": True, "0": False, "n": False, "of": False}
+        if self.world.release["kstrtobool"] == "t too":
+            words |= {"t": True, "f": False}
         said = words.get(text.lower()[: 2 if text[:1] in "oO" else 1])
         if said is None:
             raise refuse("EINVAL", f"{name} is on or off, got {text}")
