@@ -56,7 +56,7 @@ class Booted:
         return pd.DataFrame([[getattr(r, c) for c in columns] for r in self.rows], columns=columns)
 
 
-def boot_here(name: str = "core-6.1-pt", seconds: float = 12.0) -> Booted:
+def boot_here(name: str = "core-6.1-pt", seconds: float = 10.0) -> Booted:
     """Boot the kernel of a capture's name and replay what it did; never raises for what is missing.
 
     ``name`` is one of ``captures/make.py --list``; ``seconds`` bounds the boot.
