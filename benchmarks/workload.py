@@ -85,7 +85,7 @@ def every_verdict(plain: Hardware) -> Hardware:
     """The same, with every way to pass or be stopped: see the verdicts' table.
 
     A quarter of the mappings lie over an older one that leads elsewhere, and behind a quarter of
-    them there was one; and seven of the devices are on no page table, or behind a narrow window.
+    them there was one. Seven of the devices are on no page table, or behind a narrow window.
     """
     tables = plain.tables
     for name, table in plain.tables.items():

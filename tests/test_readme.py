@@ -25,7 +25,10 @@ def test_the_readme_names_every_lesson_in_order():
 
 
 def test_what_the_readme_links_to_is_there():
-    for name in ("docs/explorer.png", "teaching/guide.md", "docs/glossary.md", "CONTRIBUTING.md"):
+    for name in (
+        *("docs/explorer.png", "teaching/guide.md", "docs/glossary.md", "CONTRIBUTING.md"),
+        *("benchmarks/results.md", "benchmarks/attempts.md", "docs/scale.md"),
+    ):
         assert (ROOT / name).is_file()
         assert name in (ROOT / "README.md").read_text(encoding="utf-8")
 
