@@ -129,7 +129,7 @@ def _changes(old: dict[str, str], new: dict[str, str] | None) -> Iterator[str]:
     only = new["set_platform_arch"]
     if old["detach"] and not new["detach"]:
         if new["set_platform"] and not only:
-            yield "renamed set_platform_dma_ops"
+            yield "renamed"
         else:
             yield f"removed but for {only}" if only else "removed"
     elif new["set_platform"] and not old["set_platform"]:
@@ -145,7 +145,10 @@ def _changes(old: dict[str, str], new: dict[str, str] | None) -> Iterator[str]:
 
 
 def merged(driver: str) -> str:
-    """What the merged series had made of the function by 6.3; "" where there was none."""
+    """What the merged series had made of the function by 6.3; "" where there was none.
+
+    "renamed" is to ``set_platform_dma_ops``.
+    """
     row = _row(driver, WRITTEN_FOR)
     if row is None or not row["detach"]:
         return ""
