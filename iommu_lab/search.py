@@ -484,7 +484,7 @@ class Watched(World):
     def __init__(self, states: States, node: Node, opening: State) -> None:
         super().__init__(states.kernel(node), opening)
         self.looked_at: dict[int, None] = {states.place(KERNEL): None}
-        self.looked_at_all = False
+        self.looked_at_all: dict[str, int] = {}
         self._states, self._node = states, node
 
     def __getattr__(self, name: str) -> Any:
@@ -492,6 +492,11 @@ class Watched(World):
             return super().__getattr__(name)
         part = self.__dict__[name] = _WatchedPart(self._states, self._node, name, self)
         return part
+
+    @property
+    def overlooked(self) -> bool:
+        """Has a part got a thing with a new name since all its things were looked at?"""
+        return any(len(self._states.keys(n)) > many for n, many in self.looked_at_all.items())
 
     def characters(self) -> tuple[tuple[int, str], ...]:
         """What is different now: places, and what stands there."""
@@ -527,8 +532,9 @@ class _WatchedPart(dict[Any, Any]):
             super().__setitem__(key, self._states.at(self._node, place))
 
     def _look_at_all(self) -> None:
-        self._world.looked_at_all = True
-        for key in self._states.keys(self._name):
+        keys = self._states.keys(self._name)
+        self._world.looked_at_all.setdefault(self._name, len(keys))
+        for key in keys:
             self._look(key)
 
     def characters(self) -> Iterator[tuple[int, str]]:
@@ -613,6 +619,8 @@ class Remembered:
     def _learn(self, node: Node) -> Any:
         world = self._states.watched(node)
         answer = self._ask(world)
+        if world.overlooked:
+            return answer  # all its things will be more the next time: nothing to go by yet
         branches, (_, *rest) = self._tree, world.looked_at
         here = self._first
         for place in rest:

@@ -109,6 +109,6 @@ def test_a_driver_of_ones_own_is_held_to_its_promise():
         def blocking(self, iommu, domain):
             iommu.bypass()
 
-    contract = audit.verify_blocking(Slipped, "6.0", depth=2, dmas=1_000)
+    contract = audit.verify_blocking(Slipped, "6.0", depth=3, dmas=1_000)
     assert not contract
     assert (contract.driver, len(contract.counterexample.steps)) == ("Slipped", 1)

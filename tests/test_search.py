@@ -66,6 +66,20 @@ def test_remembering_what_verbs_do_changes_no_state_and_no_crash(release):
         assert (met, crashes) == plain_search(lab, 2, walk.states.users_matter), (name, arch)
 
 
+def test_an_answer_that_coined_a_name_after_looking_at_all_is_asked_for_again():
+    states, asked = search.States(opening("6.0", "amd")), []
+
+    def ask(world):
+        asked.append(len(world.notes))
+        world.notes.get("a new name")
+        return len(world.notes)
+
+    remembered = search.Remembered(states, ask)
+    for _ in range(3):
+        remembered(states.start)
+    assert len(asked) == 2
+
+
 def lengths(lab: Lab, depth: int, alike: tuple[search.Alike, ...] | None) -> dict[str, int]:
     """How long the shortest way to each kind of finding is."""
     walk = Walk(lab, depth, alike=alike)
