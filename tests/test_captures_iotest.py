@@ -231,3 +231,9 @@ def test_only_of_late_is_a_device_that_comes_spared_by_autoprobe(kernel, driver)
 def test_without_superpages_intel_has_small_pages_alone_and_5_10_does_not_say_so(release, sizes):
     kernel = make_kernel(release, "intel", None, "intel_iommu=on,sp_off", None)
     assert kernel.driver.pgsizes == sizes
+
+
+def test_behind_a_bridge_that_nobody_switched_on_no_device_answers():
+    script = "dev D 0000:02:01.0; bar D; cmd D 0x6; bar D"
+    assert said("7.2-arm64", "virtio", "bridge", script)["bar D"] == "0xffffffff"
+    assert said("6.12-arm64", "virtio", "bridge", script)["bar D"] == "0x10000ed"

@@ -321,14 +321,17 @@ class IoTest:
             raise KernelCrash(
                 "kernfs_drain_open_files", "iotest's mapping of the BAR is gone: SIGBUS"
             )
-        on = bool(self.command.get(device.bdf, 0) & MEMORY_ON)
-        return on and device.bar == self.places.get(device.bdf)
+        return self._is_decoding(device.bdf) and device.bar == self.places.get(device.bdf)
+
+    def _is_decoding(self, bdf: str) -> bool:
+        """Is memory decoding on, in the function and in each bridge on the way to it?"""
+        function = self.setup.bus.functions.get(bdf)
+        way = [] if function is None else [function, *self.setup.bus.path(function)]
+        return bool(way) and all(self.command[f.name] & MEMORY_ON for f in way)
 
     def _answers(self, device: _Device) -> bool:
         """Do its registers answer? Not with memory decoding off, nor at an address it has left."""
-        if device.vfio_bar:
-            return bool(self.command.get(device.bdf, 0) & MEMORY_ON)
-        return self._decodes(device)
+        return self._is_decoding(device.bdf) if device.vfio_bar else self._decodes(device)
 
     def _assign(self, bdf: str) -> None:
         """The kernel's place for a function's registers: the lowest in its bus's window."""
