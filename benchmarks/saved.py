@@ -185,4 +185,5 @@ def how_fast(lines: Sequence[Line], where: Sequence[str]) -> str:
     stream = [median(found[*cell, "limit: same bytes"].ratio) for cell in CELLS]
     rows.append(["against copying as many bytes", *(f"{x:.2f} ×" for x in stream)])
     told = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"{told}\n\n" + "; ".join(line.removeprefix("- ") for line in where[:2]) + "."
+    told_of = [*where[:2], where[-1]]
+    return f"{told}\n\n" + "; ".join(line.removeprefix("- ") for line in told_of) + "."
