@@ -3,7 +3,8 @@
 Which table the mapping goes into is decided by the group's *default* domain (dma-iommu), by 32-bit
 Arm's mapping, by the platform (s390 up to 6.6, powerpc), or by nobody (direct: the address is the
 physical one). That the device may be attached elsewhere at this moment is not asked:
-iommu_get_dma_domain in drivers/iommu/dma-iommu.c (5.10 to 7.2).
+iommu_get_dma_domain in drivers/iommu/dma-iommu.c (5.10 to 7.2). Intel's own mapping of 5.10 asks,
+and crashes.
 
 Unmapping is strict or lazy. Lazy takes the entry out of the table at once and leaves the IOTLB to a
 queue that is flushed after 10 ms or when 255 entries wait (queue_iova, iommu_dma_init_fq; 6.0). On
@@ -83,6 +84,7 @@ def dma_map(w: World, device: str, paddr: int, size: int, direction: str) -> int
     where = backing(w, device)
     if where is None:
         return paddr
+    _not_elsewhere(w, device, "__intel_map_single")
     prot = DIRECTIONS[direction]
     granule = _granule(w, where)
     offset = paddr % granule
@@ -113,6 +115,7 @@ def dma_unmap(w: World, device: str, iova: int, size: int) -> None:
     where = backing(w, device)
     if where is None:
         return
+    _not_elsewhere(w, device, "intel_unmap")
     granule = _granule(w, where)
     first = iova - iova % granule
     length = _whole(iova % granule + size, granule)
@@ -142,6 +145,17 @@ def dma_unmap(w: World, device: str, iova: int, size: int) -> None:
     timer = w.now_ms + FLUSH_MS if timer is None else timer
     _keep_stale(w, str(where.table), gone, timer)
     _wait(w, name, first, timer)
+
+
+def _not_elsewhere(w: World, device: str, function: str) -> None:
+    """A driver that maps itself takes the domain that is attached, and wants one of its own.
+
+    Intel's finds no IOMMU behind any other domain and follows NULL (domain_get_iommu; 5.10).
+    """
+    group = w.group_of(device)
+    attached = None if group is None else w.attached(group)
+    if w.driver.own_dma_ops and attached is not None and not attached.type.dma_api:
+        raise KernelCrash(function, f"{attached.name} is attached to {device}: it is no DMA domain")
 
 
 def _granule(w: World, where: Domain | str) -> int:

@@ -31,6 +31,8 @@ from .state import World
 from .tables import READ, WRITE, PageTable, Run
 
 LOW32 = 2**32 - 1
+CRASH = "crash"
+TOP = 2**64 - 1
 MINUS_EINVAL = 2**64 - 22
 """What a driver's ``return -EINVAL`` reads like when the caller takes it for a size."""
 
@@ -45,8 +47,10 @@ class Format:
     becomes of a table whose last page goes, where a later call can tell. ``pages`` says what is
     stored for a chunk: the chunk's own page size, entries of the level below it where the driver
     offers sizes between two levels, small pages whatever was asked for, or one record a page.
-    ``before_…`` is the answer before the driver has finished the domain, which most do at its
-    first attach; ``orphan`` that of a domain which nobody is attached to any more.
+    ``empty`` is the answer to a map of nothing, where it is not a success. ``before_…`` is the
+    answer before the driver has finished the domain, which most do at its first attach ("crash",
+    with the function if it is another one); ``orphan`` that of a domain which nobody is attached to
+    any more.
     """
 
     pagetable: str
@@ -62,6 +66,7 @@ class Format:
     bare: str
     pages: str
     unaligned: str
+    empty: str
     range_map: str
     range_unmap: str
     no_rights: str
@@ -82,6 +87,11 @@ class Format:
     def base(self, shift: int) -> int:
         """The size (log2) of one entry at the level that holds pages of this size."""
         return max((t for t in self.tables if t <= shift), default=0)
+
+    @staticmethod
+    def crashes(word: str, usual: str) -> str:
+        """The function in which a call ends whose word is "crash", or "crash FUNCTION"."""
+        return word.removeprefix(CRASH).strip() or usual
 
 
 @cache
@@ -180,6 +190,8 @@ def iommu_map(w: World, domain: Domain, iova: int, paddr: int, size: int, prot: 
             f"iova {iova:#x}, paddr {paddr:#x} and size {size:#x} must be multiples of {least:#x}",
         )
     if not size:
+        if form.empty:
+            raise refuse(form.empty, "this page table wants at least a page")
         return
     _before_attach(job)
     table = w.table(domain.table)
@@ -223,8 +235,9 @@ def iommu_unmap(w: World, domain: Domain, iova: int, size: int) -> tuple[int, li
     if (iova | size) & (least - 1) or not size:
         return 0, []
     if not domain.ready:
-        if form.before_unmap == "crash":
-            raise KernelCrash("iommu_unmap", f"{domain.name} has no page table to unmap from")
+        if form.before_unmap.startswith(CRASH):
+            text = f"{domain.name} has no page table to unmap from"
+            raise KernelCrash(form.crashes(form.before_unmap, "iommu_unmap"), text)
         return 0, []
     job = Job(w, form, domain)
     table, gone, done = w.table(domain.table), list[Run](), 0
@@ -423,8 +436,8 @@ def _before_attach(job: Job) -> None:
     form, domain = job.form, job.domain
     if not domain.ready:
         text = f"{domain.name} has no page table before its first attach"
-        if form.before_map == "crash":
-            raise KernelCrash(form.function, text)
+        if form.before_map.startswith(CRASH):
+            raise KernelCrash(form.crashes(form.before_map, form.function), text)
         raise refuse(form.before_map, text)
     if form.orphan == "endless" and not domain.users:
         raise KernelCrash(
@@ -450,9 +463,10 @@ def _rights(form: Format, prot: int) -> bool:
 RIGHTS: dict[str, Callable[[int], int]] = {
     "kept": lambda prot: prot,
     "all": lambda prot: READ | WRITE,
+    "reads": lambda prot: prot | READ,
     "write-reads": lambda prot: prot | READ if prot & WRITE else prot,
 }
-"""What the entries can hold: the rights, none at all, or no writing without reading."""
+"""What the entries can hold: the rights; none at all; only writing; no writing without reading."""
 
 
 def _placed(job: Job, chunk: Chunk) -> Chunk:
@@ -465,7 +479,9 @@ def _placed(job: Job, chunk: Chunk) -> Chunk:
     elif _beyond(domain, iova, chunk.size, form.range_map):
         text = f"{iova:#x}..{chunk.end - 1:#x} is outside {domain.first:#x}..{domain.last:#x}"
         job.warn("range", text)
-        raise refuse(form.range_map.removesuffix("-at-last"), text)
+        errno, _, wrapped = form.range_map.removesuffix("-at-last").partition(" ")
+        # Where the end of the range is 2**64 and reads as 0, a later test of the driver refuses it.
+        raise refuse(wrapped if wrapped and chunk.end > TOP else errno, text)
     if paddr >> form.paddr_bits:
         if form.paddr_beyond != "truncate":
             raise refuse(form.paddr_beyond, f"{paddr:#x} needs more than {form.paddr_bits} bits")
@@ -804,25 +820,23 @@ def unmap_range_head(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
     return _wiped(job, table, chunk.iova, 1 << chunk.shift)
 
 
-def unmap_range_tables(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
-    """Pages are wiped as long as there is a table for them; without one the answer is 0."""
-    at, step = chunk.iova, 1 << job.form.tables[0]
-    while at < chunk.end and table.holds(job.form.tables[0], at):
-        at = min(chunk.end, (at // step + 1) * step)
-    table, gone, done = _wiped(job, table, chunk.iova, at - chunk.iova)
-    return table, gone, done if at == chunk.end else 0
-
-
 def unmap_range_up(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
     """At least as much as the entry found is large is cleared, counted from the given address.
 
     From inside a page or a hole the count runs into what follows. A page that is covered in part
-    is taken for a table, and stays (intel_iommu_unmap, dma_pte_clear_level).
+    is taken for a table, and stays (intel_iommu_unmap, dma_pte_clear_level). A range that ends
+    beyond the table is a BUG, and later a warning: then all stays, and counts (domain_unmap).
     """
     iova = chunk.iova
     row = table.find(iova)
     found = 1 << table.shift[row] if row is not None else _level_of_hole(job, table, iova)
     size = max(chunk.size, found)
+    if iova + size - 1 > job.domain.last:
+        text = f"{iova:#x}..{iova + size - 1:#x} ends beyond the width of {job.domain.name}"
+        if job.form.range_unmap == CRASH:
+            raise KernelCrash("domain_unmap", f"BUG: {text}")
+        job.warn("end", text)
+        return table, [], size
     gone: list[Run] = []
     for row in reversed(table.overlapping(iova, size)):
         run = table[row]
@@ -893,7 +907,6 @@ UNMAP: dict[str, Callable[[Job, PageTable, Chunk], Unmapped]] = {
     "pages": unmap_pages,
     "range": unmap_range,
     "range-head": unmap_range_head,
-    "range-tables": unmap_range_tables,
     "range-up": unmap_range_up,
     "from-start": unmap_from_start,
     "records": unmap_records,

@@ -103,6 +103,17 @@ def test_s390_maps_into_the_platforms_table_and_detach_makes_it_a_new_one(releas
     assert reached(lab, after) == ("PLATFORM", 4)
 
 
+def test_intel_of_5_10_maps_into_what_is_attached_and_crashes_on_anothers_domain():
+    lab = Lab("5.10", "intel")
+    at = lab.dma_map("dev0", BUFFER, PAGE)
+    lab.attach_device(lab.alloc_domain(), "dev0")
+    assert answer(lab, "dma_map", "dev0", BUFFER, PAGE) == "crash"
+    assert answer(lab, "dma_unmap", "dev0", at, PAGE) == "crash"
+    lab = Lab("5.15", "intel")
+    lab.attach_device(lab.alloc_domain(), "dev0")
+    assert lab.dma_map("dev0", BUFFER, PAGE)
+
+
 def test_s390_crashes_when_it_maps_while_a_domain_is_attached():
     lab = Lab("6.1.176", "s390")
     lab.attach_device(lab.alloc_domain(), "dev0")

@@ -123,9 +123,12 @@ def test_generic_pt_has_an_errno_of_its_own_for_alignment_and_rounds_an_unmap_up
     assert lab.unmap(domain, at, 0x1800) == 0x2000
 
 
-def test_mapping_nothing_succeeds_and_does_nothing():
+def test_mapping_nothing_does_nothing_and_succeeds_except_in_generic_pt():
     lab, domain, at = attached("intel")
     assert lab.map(domain, at, THERE, 0) == 0
+    assert lab.unmap(domain, at, 0) == 0
+    lab, domain, at = attached("intel", "7.2")
+    assert answer(lab, "map", domain, at, THERE, 0) == "EINVAL"
     assert lab.unmap(domain, at, 0) == 0
 
 
@@ -255,6 +258,7 @@ HOLES = {
     ("tegra-smmu", "6.0"): 0,
     ("omap", "6.0"): 0,
     ("s390", "6.0"): 0,
+    ("s390", "6.2"): PAGE,
     ("sprd", "6.0"): 0,
     ("sprd", "6.2"): PAGE,
     ("virtio", "6.0"): 0,
@@ -314,11 +318,11 @@ def test_until_6_2_the_first_page_of_a_chunk_decides_for_the_rest_on_s390():
     assert where(lab, domain, at + 0x1000) == 0
 
 
-def test_s390_counts_holes_from_6_2_where_a_page_table_stands():
+def test_from_6_2_an_unmap_on_s390_makes_the_tables_it_misses_and_counts_the_hole():
     lab, domain, at = attached("s390", "6.2")
-    assert lab.unmap(domain, at, 0x1000) == 0
-    lab.map(domain, at, THERE, 0x1000)
-    assert lab.unmap(domain, at + 0x1000, 0x1000) == 0x1000
+    lab.map(domain, at + 0x2000, THERE, 0x1000)
+    assert lab.unmap(domain, at, 0x4000) == 0x4000
+    assert where(lab, domain, at + 0x2000) == 0
 
 
 def test_an_unmap_stops_at_the_first_hole_and_says_how_far_it_came():
@@ -472,6 +476,27 @@ def test_intel_stops_the_machine_for_an_unmap_beyond_the_width_until_6_4():
         assert answer(lab, "unmap", domain, 2**45, 0x1000) == says
 
 
+def test_the_topmost_page_of_all_is_refused_by_another_test_of_intels():
+    machine = replace(Lab("6.1", "intel").machine, width=39)
+    lab = Lab("6.1", "intel", machine)
+    domain = lab.alloc_domain()
+    lab.attach_device(domain, "dev0")
+    assert answer(lab, "map", domain, 2**64 - 0x2000, THERE, 0x1000) == "EFAULT"
+    assert answer(lab, "map", domain, 2**64 - 0x1000, THERE, 0x1000) == "EINVAL"
+
+
+def test_an_intel_unmap_that_ends_beyond_the_width_is_a_bug_and_later_leaves_all_and_counts_it():
+    for release, says in (("6.3", "crash"), ("6.4", 0x2000)):
+        machine = replace(Lab(release, "intel").machine, width=39)
+        lab = Lab(release, "intel", machine)
+        domain = lab.alloc_domain()
+        lab.attach_device(domain, "dev0")
+        last = 2**39 - 0x1000
+        lab.map(domain, last, THERE, 0x1000)
+        assert answer(lab, "unmap", domain, last, 0x2000) == says
+        assert where(lab, domain, last) == THERE
+
+
 @pytest.mark.parametrize("driver", ["exynos", "rockchip", "sun50i", "tegra-smmu", "omap"])
 def test_drivers_of_32_bits_cut_an_address_and_map_another(driver):
     lab, domain, _ = attached(driver)
@@ -563,6 +588,15 @@ def test_a_domain_that_is_made_for_a_device_can_be_mapped_before_its_first_attac
     assert since.unmap("dom1", at, 0x4000) == 0x4000
 
 
+def test_in_5_10_a_refused_map_of_an_unattached_smmuv3_domain_is_undone_by_a_flush_that_crashes():
+    lab = Lab("5.10", "arm-smmu-v3")
+    domain = lab.alloc_domain()
+    with pytest.raises(KernelCrash, match="arm_smmu_iotlb_sync"):
+        lab.map(domain, 0x5800_0000, THERE, PAGE)
+    lab = Lab("5.15", "arm-smmu-v3")
+    assert answer(lab, "map", lab.alloc_domain(), 0x5800_0000, THERE, PAGE) == "ENODEV"
+
+
 NOT_READY = {
     "arm-smmu": (0, 0),
     "arm-smmu-v3": (0, 0),
@@ -625,6 +659,15 @@ def test_s390_maps_for_reading_at_least():
     lab, domain, at = attached("s390")
     assert answer(lab, "map", domain, at, THERE, 0x1000, "w") == "EINVAL"
     assert lab.map(domain, at, THERE, 0x1000, "r") == 0
+
+
+@pytest.mark.parametrize(("asked", "kept"), [("", 1), ("w", 3)])
+def test_from_6_7_s390_does_not_ask_for_the_right_to_read_and_gives_it(asked, kept):
+    lab, domain, at = attached("s390", "6.7")
+    assert lab.map(domain, at, THERE, 0x1000, asked) == 0
+    assert table_of(lab, domain).lookup(at) == (THERE, kept)
+    lab, domain, at = attached("s390", "6.6")
+    assert answer(lab, "map", domain, at, THERE, 0x1000, asked) == "EINVAL"
 
 
 @pytest.mark.parametrize(
@@ -872,7 +915,7 @@ def test_every_call_on_a_page_table_answers_as_it_was_measured(log):
         if said != int(found[3], 0):
             different.append((line, said))
     assert not different
-    assert calls > 80
+    assert calls > 50  # a kernel may have stopped on the way
 
 
 def test_there_are_measurements_of_four_drivers():
