@@ -3,8 +3,8 @@
 Headers of a newer suite come with kbuild programs that need a newer C library than this machine
 may have; each of them is replaced by a two-line script that starts it through its own suite's
 loader. The compiler is this machine's: its version differs from the one the kernel was built with,
-which the module loader does not mind, but options that only a newer compiler knows are switched
-off by name in ``NEWER_COMPILER``.
+which the module loader does not mind, but options that only a newer compiler knows, or does as the
+kernel wants them, are switched off by name in ``NEWER_COMPILER`` and ``UNLIKE_OURS``.
 """
 
 import os
@@ -24,6 +24,12 @@ NEWER_COMPILER = (
     "CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT=",
     "CONFIG_DEBUG_INFO_BTF_MODULES=",
 )
+UNLIKE_OURS = {
+    "amd64": (),
+    # ftrace wants every function aligned, which older compilers do not do to cold ones: a BUG.
+    "arm64": ("CC_FLAGS_FTRACE=",),
+    "s390x": ("CONFIG_STACKPROTECTOR=", "CONFIG_STACKPROTECTOR_STRONG="),
+}
 
 
 class CannotCompile(RuntimeError):
@@ -135,6 +141,7 @@ def module(name: str, kernel: Kernel) -> bytes:
             f"CROSS_COMPILE={cross}",
             f"CC={_compiler(kernel.arch)}",
             *NEWER_COMPILER,
+            *UNLIKE_OURS[kernel.arch],
             "modules",
         ]
     )

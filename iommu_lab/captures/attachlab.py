@@ -7,12 +7,14 @@ the model, and what it returns is the prediction.
 One DMA tells where it went: three pages (P, Q and S) are filled, the device writes 64 bytes, and
 the page that should have them is looked at.
 
-Where it stops: a function that would crash the kernel ends the predictions there.
+Where it stops: a function that would crash the kernel ends the program there. A kernel that lives
+on kills insmod, and init goes on; one that does not says no more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from .. import behaviours, core, dmaapi, pagetables
@@ -23,6 +25,7 @@ from ..iommufd import aperture
 from ..state import World
 from ..tables import READ, WRITE
 from . import topology
+from .attachlog import STOPPED
 from .emulated import PAGE, Edu, Emulator, Memory, Rng, Setup, appear
 from .iotest import Prediction, Traced, traced
 from .transcript import Inputs, number
@@ -114,7 +117,13 @@ class Attachlab:
             self.crashed = crash
             self._before("the end")
             self.said.append(Prediction(0, "crash", "crash", crash.function))
+            self._after_crash()
         return self.said
+
+    def _after_crash(self) -> None:
+        """What init says if the kernel lives on: the module's insmod was killed, and the list."""
+        self.say("call", "insmod", STOPPED, optional=True)
+        self.listing("after", optional=True)
 
     def say(
         self, kind: str, key: str, value: str, why: str = "", *, optional: bool = False
@@ -146,7 +155,7 @@ class Attachlab:
 
     # -- devices ----------------------------------------------------------------------------
 
-    def listing(self, when: str) -> None:
+    def listing(self, when: str, *, optional: bool = False) -> None:
         """The PCI functions as sysfs shows them."""
         for name in self.setup.bus.functions:
             words = []
@@ -155,7 +164,7 @@ class Attachlab:
             group = self._group(name)
             if group is not None:
                 words.append(f"group={group} type={core.group_type(self.world, group)}")
-            self.say("group", f"{when} {name}", " ".join(words))
+            self.say("group", f"{when} {name}", " ".join(words), optional=optional)
 
     def _group(self, bdf: str) -> int | None:
         if bdf not in self.world.devices:
@@ -168,7 +177,8 @@ class Attachlab:
         function = self.setup.bus.functions[bdf]
         if self.driver != NO_DRIVER:
             if self.setup.active and function.translated and bdf not in self.world.devices:
-                appear(self.world, self.setup, function)
+                with suppress(OSError):  # the IOMMU's driver may refuse it
+                    appear(self.world, self.setup, function)
             managed = self.driver == MANAGES_DMA and self.since(5, 19)
             if bdf in self.world.devices:
                 # To the core, one driver that manages DMA itself is like another.
@@ -371,7 +381,11 @@ class Attachlab:
     def detach(self, device: Device, step: str, domain: str) -> None:
         key = f"{step} iommu_detach_device {self.name(domain)},dev{device.number}"
         self._before(f"{key} enter")
-        self.call(key, lambda: core.detach_device(self.world, domain, device.bdf), "rc=void")
+        self.call(key, lambda: self._detach(device, domain), "rc=void")
+
+    def _detach(self, device: Device, domain: str) -> None:
+        if device.bdf in self.world.devices:
+            core.detach_device(self.world, domain, device.bdf)
 
     def detach_group(self, device: Device, step: str, domain: str) -> None:
         group = self._group(device.bdf)

@@ -4,8 +4,9 @@ The module runs a fixed program, so its calls are not read from the log: only wh
 this boot is (which sequences, at which addresses, where the kernel put the module's pages). The
 rest of a line, from what a call returned to how many bytes of a DMA arrived, is an answer.
 
-Older logs have no MACHINE line. The machine is then taken from the list of PCI functions and the
-boot line, and which DMAs were left out from the DMAs that are there: nothing else tells.
+Older logs have no MACHINE line. The machine is then taken from the list of PCI functions, the boot
+line and what the kernel said while it booted; and what the module was told, from the calls and DMAs
+that are there: nothing else tells.
 
 Where it stops: the kernel's log is thinned before it is kept, so of the trace events only attach
 and detach are compared; addresses that the kernel chose and times are not.
@@ -28,10 +29,12 @@ from .transcript import (
     TranscriptError,
     functions_of,
     machine,
+    number,
     trace_event,
 )
 
-STAMP = re.compile(r"^\[ *\d+\.\d+\] ")
+STAMP = re.compile(r"^(?:.* kernel: )?(?:<\d+>)?(?:\[ *\d+\.\d+\] ?)?(?:\[ *[CT]\d+\] ?)?")
+"""What may stand before a line: syslog's words, its level, the time, the task or CPU."""
 KERNEL = re.compile(r"attachlab-init uname=(\S+) (\S+) cmdline=(.*)$")
 LISTED = re.compile(r"attachlab-init (pci|after) (\S+) (?:0x(\w{4}):0x(\w{4}) )?(driver=.*)$")
 TRACED = re.compile(r"(attach_device_to_domain|detach_device_from_domain): IOMMU: (.*)$")
@@ -41,11 +44,36 @@ BOOT = re.compile(
     r"pa\(P\)=(\S+) pa\(Q\)=(\S+) pa\(S\)=(\S+) T=(\S+)"
 )
 BLOCK = re.compile(r"attachlab step=\S+ bp=(0x[0-9a-f]+)")
+PART = re.compile(r"attachlab step=\S+ call=iommu_map args=\w+,.*,pa=(\S+?),.* why=4-pages ")
 RING = re.compile(r"attachlab step=\S+ call=iommu_map args=\w+,iova=(\S+?),.* why=ring ")
 FIRST_BYTES = "0:C15:2M+0"
+KILLED = ("rc=137", "rc=139")
+"""What a shell says of a program that a kernel oops ended, by SIGKILL or by SIGSEGV."""
+STOPPED = "killed"
 CHOSEN = ("dma_map_single", "dma_map_single(ring)")
 """Calls whose result is an address that the kernel chose."""
 IOMMUS = {"s390x": "zpci", "arm64": "smmuv3"}
+DMAR = re.compile(
+    r"DMAR: dmar\d+: reg_base_addr .* cap (?P<cap>[0-9a-f]+) ecap (?P<ecap>[0-9a-f]+)"
+)
+"""The registers of a VT-d unit: bits 7 and 16-21 of the first, bit 43 of the second are used."""
+DANGERS = (
+    (re.compile(r"attachlab step=\S+ call=iommu_map .* why=size-0 "), 1),
+    (re.compile(r"attachlab step=\S+ call=iommu_unmap .* why=beyond "), 2),
+    (re.compile(r"attachlab step=\S+ call=iommu_unmap .* why=straddle-cleanup "), 3),
+    (re.compile(r"attachlab step=\S+ call=iommu_unmap .* why=nothing-there"), 4),
+    (re.compile(r"attachlab step=\S+ call=iommu_map .* why=top-of-64-bit "), 6),
+    (re.compile(r"attachlab step=A03-api\S+ call=dma_map_single "), 5),
+)
+"""Calls that the module makes only when it is told to."""
+LAST = (
+    (re.compile(r"attachlab step=\S+ call=iommu_iova_to_phys .* why=beyond "), 2),
+    (re.compile(r"attachlab step=\S+ call=iommu_iova_to_phys .* why=straddle-first-page "), 3),
+    (re.compile(r"attachlab step=\S+ call=iommu_\w+ .* why=iova-2\^39 "), 4),
+    (re.compile(r"attachlab step=A03 call=iommu_attach_device "), 5),
+)
+"""What stands before such a call, which is not in the log if the kernel stopped in it."""
+API = "attachlab step=A01 call=dma_map_single "
 DEFAULTS = {
     "bind": "0",
     "seq": "detach,claim,maps",
@@ -74,6 +102,15 @@ class _Log:
     events: list[str] = field(default_factory=list)
     events_line: int = 0
     begun: bool = False
+    driven: bool = False
+    """Did an IOMMU's driver attach anything before the module was there?"""
+    vtd: tuple[int, int] | None = None
+    """What a VT-d unit says it can do: its capability and extended capability registers."""
+    used_api: bool = False
+    dangers: set[int] = field(default_factory=set)
+    called: str = ""
+    """The module's last line."""
+    killed: bool = False
     finished: bool = False
 
     def answer(self, at: int, kind: str, key: str, value: str) -> None:
@@ -94,8 +131,9 @@ def parse(lines: list[str], name: str) -> Transcript:
     Raises :class:`~iommu_lab.captures.transcript.TranscriptError` for a log that is none.
     """
     log = _Log(name)
-    if lines[0].startswith("MACHINE "):
-        log.words = machine(lines[0], name)
+    first = next((line for line in lines if line.startswith("MACHINE ")), None)
+    if first is not None:
+        log.words = machine(first, name)
         for word in log.words.get("args", "").split():
             key, _, value = word.partition("=")
             log.arguments[key] = value
@@ -105,7 +143,10 @@ def parse(lines: list[str], name: str) -> Transcript:
 
 
 def _line(log: _Log, at: int, line: str) -> None:
-    traced = TRACED.match(line)
+    traced, vtd = TRACED.match(line), DMAR.match(line)
+    if vtd:
+        log.vtd = int(vtd["cap"], 16), int(vtd["ecap"], 16)
+    log.driven |= traced is not None and not log.begun
     if traced and log.begun:
         log.events_line = log.events_line if log.events else at
         log.events.append(trace_event(traced[1], traced[2]) or "")
@@ -126,13 +167,19 @@ def _init(log: _Log, at: int, line: str) -> None:
         said = " ".join(w for w in words if w[-1] != "=")
         log.answer(at, "group", f"{listed[1]} {listed[2]}", said)
     elif line.startswith("attachlab-init insmod "):
-        log.answer(at, "call", "insmod", line.rpartition(" ")[2])
+        returned = line.rpartition(" ")[2]
+        if returned in KILLED:
+            returned = STOPPED
+            log.before("the end")
+            log.killed = True
+            log.answers.append(Answer(0, at, "crash", "crash", "the kernel stopped"))
+        log.answer(at, "call", "insmod", returned)
     elif line == "attachlab-init DONE":
         log.finished = True
 
 
 def _module(log: _Log, at: int, line: str) -> None:
-    begin, boot, block, ring = (p.match(line) for p in (BEGIN, BOOT, BLOCK, RING))
+    begin, boot, block, ring, part = (p.match(line) for p in (BEGIN, BOOT, BLOCK, RING, PART))
     if begin:
         log.begun = True
         log.arguments |= {"bind": begin[1], "seq": begin[2]}
@@ -145,14 +192,18 @@ def _module(log: _Log, at: int, line: str) -> None:
         log.arguments.setdefault("T", boot[6])
         log.answer(at, "call", "boot domain", f"{boot[1]} {boot[2]}".strip())
         return
+    if part:
+        log.pages["block"] = int(part[1], 16)
     if ring:
         log.arguments.setdefault("R", ring[1])
+    log.used_api |= line.startswith(API)
+    log.dangers |= {danger for pattern, danger in DANGERS if pattern.match(line)}
+    log.called = line
     dma = re.match(r"attachlab dma(?:read)? dev=(\d) step=(\S+) what=(.*?) iova=", line)
     if dma:
         log.ran.add(f"{dma[1]}:{dma[2]}:{dma[3]}")
     if line == "attachlab END":
         log.before("END")
-        log.finished = True
         return
     for pattern, kind, key, value in LINES:
         found = pattern.match(line)
@@ -288,12 +339,14 @@ def _transcript(log: _Log, last: int) -> Transcript:
         raise TranscriptError(log.name, last, "cut off: there is no line 'attachlab BEGIN'")
     if log.machine not in ARCHES:
         raise TranscriptError(log.name, 1, f"unknown architecture {log.machine!r}")
+    log.before("the end")
     _check(log)
     arch = ARCHES[log.machine]
     if log.words:
         iommu, found = log.words["iommu"], functions_of(log.words, log.name)
     else:
-        iommu = IOMMUS.get(arch) or ("intel" if "intel_iommu=" in log.cmdline else "amd")
+        iommu = _iommu(log, arch)
+        log.arguments |= {"danger": str(_danger(log)), "useapi": str(int(log.used_api))}
         try:
             found = topology.of_listing(log.listed)
         except UnknownName as error:
@@ -311,6 +364,48 @@ def _transcript(log: _Log, last: int) -> Transcript:
         ran=None if log.words else frozenset(log.ran),
     )
     return Transcript(inputs, tuple(log.answers), log.finished, last)
+
+
+def _iommu(log: _Log, arch: str) -> str:
+    """Which of the emulated IOMMUs it is, as far as the log shows.
+
+    Two are PCI functions themselves, and some boards have their own. VT-d is not, but a kernel that traces to its console shows
+    each device that it attaches at boot.
+    """
+    listed = {ident for _, ident in log.listed}
+    for iommu, function in topology.OWN_FUNCTION.items():
+        if function.id in listed:
+            return iommu
+    if arch in IOMMUS:
+        return IOMMUS[arch]
+    words = log.cmdline.split()
+    if "tp_printk" in words and "trace_event=iommu:*" in words and not log.driven:
+        return "none"
+    if log.vtd is None:
+        return _vtd_by_words(log)
+    cap, ecap = log.vtd
+    if ecap >> 43 & 1:
+        return "intelsm"
+    if (cap >> 16 & 0x3F) >= 47:
+        return "intel48"
+    return "intel" if cap >> 7 & 1 else "intelnocm"
+
+
+def _vtd_by_words(log: _Log) -> str:
+    """The VT-d unit that what was asked for makes sense on, where the kernel didn't describe it."""
+    options = dict(word.partition("=")[::2] for word in log.cmdline.split())
+    if "sm_on" in options.get("intel_iommu", "").split(","):
+        return "intelsm"
+    if number(log.arguments.get("T", "0")) >= 2**39:
+        return "intel48"
+    return "intelnocm" if options.get("iommu.strict") == "0" else "intel"
+
+
+def _danger(log: _Log) -> int:
+    """Which of the calls that the module makes only when told to it made, or was stopped in."""
+    if log.killed or not log.finished:
+        log.dangers |= {danger for pattern, danger in LAST if pattern.match(log.called)}
+    return max(log.dangers - {5}, default=max(log.dangers, default=0))
 
 
 def _check(log: _Log) -> None:

@@ -34,6 +34,7 @@ HYPERTRANSPORT = Reserved(0xFD_0000_0000, 0xFF_FFFF_FFFF, "reserved")
 FLOPPY = Reserved(0, 2**24 - 1, "direct-relaxable")
 """What CONFIG_INTEL_IOMMU_FLOPPY_WA keeps mapped for an ISA bridge."""
 SOFTWARE_MSI = Reserved(0x800_0000, 0x80F_FFFF, "msi-sw")
+VIRTIO = "1af4:"
 ITS = Reserved(0x809_0000, 0x809_FFFF, "msi")
 
 
@@ -141,15 +142,27 @@ class Setup:
     """Functions whose IOMMU never came to be: their drivers are told to try again later."""
 
 
-def setup(arch: str, iommu: str, build: Build, cmdline: str, found: tuple[Function, ...]) -> Setup:
-    """Build the machine: every function, its group, its reserved regions."""
+def setup(
+    arch: str,
+    iommu: str,
+    build: Build,
+    cmdline: str,
+    found: tuple[Function, ...],
+    *,
+    inserts: bool = True,
+) -> Setup:
+    """Build the machine: every function, its group, its reserved regions.
+
+    ``inserts``: does init insert the drivers of virtio that the kernel has as modules?
+    """
     profile = PROFILES[iommu]
     words = Words.of(cmdline)
-    active = _is_driven(iommu, build, words)
+    active = _is_driven(iommu, build, words, inserts)
+    virtio_pci = inserts or build.virtio_pci_built_in
     at_bind = find_release(build.release)["probe.firmware"] == "at-bind"
     # With a device tree the services are asked for after the bridges were set up.
     isolation = build.extended and not (arch == "arm64" and at_bind)
-    bus = Bus((_with_driver(f, build, arch) for f in found), isolation=isolation)
+    bus = Bus((_with_driver(f, build, arch, virtio_pci) for f in found), isolation=isolation)
     strangers: set[str] = set()
     # A device tree names the IOMMU of each, built or not (of_iommu_configure).
     named = arch == "arm64" and profile.described_by_firmware and not active
@@ -201,8 +214,10 @@ def setup(arch: str, iommu: str, build: Build, cmdline: str, found: tuple[Functi
     return Setup(kernel, build, profile, active, bus, late, isolated, sticky, waiting)
 
 
-def _with_driver(function: Function, build: Build, arch: str) -> Function:
+def _with_driver(function: Function, build: Build, arch: str, virtio_pci: bool) -> Function:
     """A bridge with a hot-plug controller has a driver where firmware does not forbid it."""
+    if virtio_pci and function.id.startswith(VIRTIO):
+        return replace(function, driver="virtio-pci")
     native = build.shpc and arch == "arm64" and function.id == HOT_PLUG_BRIDGE
     return replace(function, driver="shpchp") if native else function
 
@@ -216,7 +231,7 @@ def _stand_in(arch: str) -> str:
     return {"x86_64": "intel", "arm64": "arm-smmu-v3", "s390x": "s390"}[arch]
 
 
-def _is_driven(iommu: str, build: Build, words: Words) -> bool:
+def _is_driven(iommu: str, build: Build, words: Words, inserts: bool) -> bool:
     profile = PROFILES[iommu]
     if not profile.driver:
         return False
@@ -227,7 +242,9 @@ def _is_driven(iommu: str, build: Build, words: Words) -> bool:
         return on and not words.has("intel_iommu", "off")
     if profile.driver == "amd":
         return not words.has("amd_iommu", "off")
-    return profile.driver != "virtio" or build.virtio_iommu
+    if profile.driver == "virtio":
+        return build.virtio_iommu and (inserts or build.virtio_iommu_built_in)
+    return True
 
 
 def device_of(
@@ -264,7 +281,7 @@ def _reserved(
 
 
 def appear(world: World, setup: Setup, function: Function) -> None:
-    """The IOMMU driver gets to know a function: into its group, or a new one."""
+    """The IOMMU driver gets to know a function: into its group, or a new one, or it refuses it."""
     name = function.name
     if name not in setup.late and not function.announced:
         # When a function is added, the scan of its slot has not yet told that it has neighbours.

@@ -43,6 +43,9 @@ class Build:
     shpc: bool
     """Is the driver of hot-plug bridges built in?"""
     vfio: bool
+    virtio_pci_built_in: bool
+    virtio_iommu_built_in: bool
+    """Else they are there only once init inserts them, if the kernel has them at all."""
 
 
 def build_of(uname: str, arch: str) -> Build:

@@ -65,8 +65,11 @@ def predict(inputs: Inputs) -> Predicted:
     model itself fails: a defect that one file brings up is not to hide what others say.
     """
     build = build_of(inputs.uname, inputs.arch)
-    machine = setup(inputs.arch, inputs.iommu, build, inputs.cmdline, inputs.functions)
-    if inputs.dialect == "attachlab":
+    module = inputs.dialect == "attachlab"  # whose init inserts that one module
+    machine = setup(
+        inputs.arch, inputs.iommu, build, inputs.cmdline, inputs.functions, inserts=not module
+    )
+    if module:
         lab = Attachlab(machine, inputs)
         try:
             said = lab.run()
@@ -142,8 +145,9 @@ class _Sheet:
         """Lay one prediction beside the first answer to its question."""
         queue = self.waiting.get((p.step, p.kind, p.key))
         if p.kind == "crash":
-            was = "the kernel stopped" if self.stopped else NOTHING
-            self._beside(p, was, "agree" if self.stopped else "disagree")
+            stopped = self.stopped or bool(queue and queue.pop(0))
+            was = "the kernel stopped" if stopped else NOTHING
+            self._beside(p, was, "agree" if stopped else "disagree")
         elif queue:
             answer = queue.pop(0)
             self.line = answer.line

@@ -13,7 +13,6 @@ Where it stops: no SR-IOV, no device-specific quirks, one PCI domain a machine.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -82,9 +81,9 @@ VIRT = (Function("0000:00:00.0", "1b36:0008"),)
 BOARDS = {"x86_64": Q35, "arm64": VIRT, "s390x": ()}
 # What QEMU puts into the first free slot for an IOMMU that is itself a PCI function.
 OWN_FUNCTION = {
-    "amd": Function("0000:00:01.0", "1022:0000", translated=False),
-    "amdnoir": Function("0000:00:01.0", "1022:0000", translated=False),
-    "virtio": Function("0000:00:07.0", "1af4:1057", translated=False, driver="virtio-pci"),
+    "amd": Function("0000:00:01.0", "1022:0008", translated=False),
+    "amdnoir": Function("0000:00:01.0", "1022:0008", translated=False),
+    "virtio": Function("0000:00:07.0", "1af4:1057", translated=False),
 }
 
 _RP = "0000:00:05.0"
@@ -268,16 +267,54 @@ class Bus:
 def of_listing(lines: Sequence[tuple[str, str]]) -> tuple[Function, ...]:
     """Functions from (address, "vendor:device") pairs, for a log that names no topology.
 
-    What the pairs leave open, such as ACS, is taken to be as QEMU has it by default.
+    What the pairs leave open, such as ACS, is taken to be as QEMU has it by default; an expander's
+    root bus, as the one topology that has an expander: outside the IOMMU's scope.
     """
     named = {f.id: f for names in TOPOLOGIES.values() for f in names}
     named |= {f.id: f for board in BOARDS.values() for f in board}
+    kinds = {name: named.get(ident, Function(name, ident)) for name, ident in lines}
+    own = {f.id for f in OWN_FUNCTION.values()}
+    onboard = {f.id for f in Q35}
+    above, roots = _numbered({name: kind.bridge for name, kind in kinds.items()})
+    slots = [name.partition(".")[0] for name in kinds]
     found: list[Function] = []
     for name, ident in lines:
-        like = named.get(ident, Function(name, ident))
-        behind = ""
-        if not re.match(r"[0-9a-f]+:00:", name):
-            bridges = [f for f in found if f.bridge]
-            behind = bridges[-1].name if bridges else ""
-        found.append(replace(like, name=name, behind=behind))
+        kind, slot = kinds[name], name.partition(".")[0]
+        behind = above.get(name[:BUS], "")
+        root = next((f.name for f in found if f.name == behind), name)
+        inside = next((f.translated for f in found if f.name == root), name[:BUS] not in roots)
+        found.append(
+            replace(
+                kind,
+                name=name,
+                behind=behind,
+                multifunction=slots.count(slot) > 1,
+                announced=ident in onboard or name.endswith(".0"),
+                translated=inside and ident not in own,
+            )
+        )
     return tuple(found)
+
+
+BUS = len("0000:00:")
+
+
+def _numbered(bridges: dict[str, bool]) -> tuple[dict[str, str], set[str]]:
+    """The bridge above each bus, and the further root buses: buses are numbered depth first."""
+    above: dict[str, str] = {}
+    roots: set[str] = set()
+
+    def number(bus: str) -> None:
+        for name in sorted(name for name, bridge in bridges.items() if bridge):
+            if name.startswith(bus):
+                used = max(int(b.split(":")[1], 16) for b in (bus, *above))
+                below = f"{bus[:5]}{used + 1:02x}:"
+                above[below] = name
+                number(below)
+
+    for bus in sorted({name[:BUS] for name in bridges}):
+        if bus not in above:
+            if not bus.endswith(":00:"):
+                roots.add(bus)
+            number(bus)
+    return above, roots

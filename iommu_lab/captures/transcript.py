@@ -141,7 +141,7 @@ def _lines(data: bytes, name: str) -> list[str]:
             raise TranscriptError(name, number, "the line holds bytes that are no text") from None
         if "\0" in line:
             raise TranscriptError(name, number, "the line holds NUL bytes")
-        found.append(line.rstrip("\r"))
+        found.append(line.removeprefix("\ufeff").rstrip("\r"))
     while found and not found[-1]:
         found.pop()
     return found
