@@ -166,8 +166,12 @@ class Attachlab:
                 words.append(f"group={group} type={core.group_type(self.world, group)}")
             self.say("group", f"{when} {name}", " ".join(words), optional=optional)
 
+    def known(self, bdf: str) -> bool:
+        """Does the IOMMU core know of this function?"""
+        return bdf in self.world.devices and self.world.devices[bdf].present
+
     def _group(self, bdf: str) -> int | None:
-        if bdf not in self.world.devices:
+        if not self.known(bdf):
             return None
         group = self.world.group_of(bdf)
         return None if group is None else group.number
@@ -176,11 +180,11 @@ class Attachlab:
         """Take a device: by binding to it where the module is its driver."""
         function = self.setup.bus.functions[bdf]
         if self.driver != NO_DRIVER:
-            if self.setup.active and function.translated and bdf not in self.world.devices:
+            if self.setup.active and function.translated and not self.known(bdf):
                 with suppress(OSError):  # the IOMMU's driver may refuse it
                     appear(self.world, self.setup, function)
             managed = self.driver == MANAGES_DMA and self.since(5, 19)
-            if bdf in self.world.devices:
+            if self.known(bdf):
                 # To the core, one driver that manages DMA itself is like another.
                 name = core.MANAGES_DMA_ITSELF[0] if managed else "attachlab"
                 try:
@@ -219,7 +223,7 @@ class Attachlab:
         edu.write_memory(self.world, self.iommu, self.memory, iova, 0, LENGTH)
         landed = self._arrived(device, buffer)
         self.say("dma", f"selftest dev{device.number}", f"landed={landed}/{LENGTH}")
-        if device.bdf in self.world.devices:
+        if self.known(device.bdf):
             dmaapi.dma_unmap(self.world, device.bdf, iova, PAGE)
             self.iommu.settle(self.world)
 
@@ -231,7 +235,7 @@ class Attachlab:
 
     def current(self, device: Device) -> str | None:
         """``iommu_get_domain_for_dev``, as the model's name of a domain."""
-        if device.bdf not in self.world.devices:
+        if not self.known(device.bdf):
             return None
         found = behaviours.current(self.world, device.bdf)
         return None if found is None else found.name
@@ -368,7 +372,7 @@ class Attachlab:
         return self.call(key, lambda: self._attach(device, domain))
 
     def _attach(self, device: Device, domain: str) -> None:
-        if device.bdf not in self.world.devices:
+        if not self.known(device.bdf):
             raise refuse("ENODEV", f"{device.bdf} is in no group")
         core.attach_device(self.world, domain, device.bdf)
 
@@ -384,7 +388,7 @@ class Attachlab:
         self.call(key, lambda: self._detach(device, domain), "rc=void")
 
     def _detach(self, device: Device, domain: str) -> None:
-        if device.bdf in self.world.devices:
+        if self.known(device.bdf):
             core.detach_device(self.world, domain, device.bdf)
 
     def detach_group(self, device: Device, step: str, domain: str) -> None:
@@ -427,7 +431,7 @@ class Attachlab:
 
     def _dma_map(self, device: Device, paddr: int, direction: str) -> int:
         iova = paddr
-        if device.bdf in self.world.devices:
+        if self.known(device.bdf):
             iova = dmaapi.dma_map(self.world, device.bdf, paddr, PAGE, direction)
             if device.bdf in self.iommu.dead:
                 dmaapi.dma_unmap(self.world, device.bdf, iova, PAGE)
@@ -447,7 +451,7 @@ class Attachlab:
         return iova
 
     def api_unmap(self, device: Device, iova: int) -> None:
-        if device.bdf in self.world.devices:
+        if self.known(device.bdf):
             dmaapi.dma_unmap(self.world, device.bdf, iova, PAGE)
         self.iommu.settle(self.world)
 

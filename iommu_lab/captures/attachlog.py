@@ -369,8 +369,8 @@ def _transcript(log: _Log, last: int) -> Transcript:
 def _iommu(log: _Log, arch: str) -> str:
     """Which of the emulated IOMMUs it is, as far as the log shows.
 
-    Two are PCI functions themselves, and some boards have their own. VT-d is not, but a kernel that traces to its console shows
-    each device that it attaches at boot.
+    Two are PCI functions themselves, and some boards have their own. VT-d is no function, but a
+    kernel that traces to its console shows each device that it attaches at boot.
     """
     listed = {ident for _, ident in log.listed}
     for iommu, function in topology.OWN_FUNCTION.items():

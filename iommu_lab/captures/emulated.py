@@ -281,7 +281,7 @@ def _reserved(
 
 
 def appear(world: World, setup: Setup, function: Function) -> None:
-    """The IOMMU driver gets to know a function: into its group, or a new one, or it refuses it."""
+    """The IOMMU's driver gets to know a function: into its group, a new one, or it refuses it."""
     name = function.name
     if name not in setup.late and not function.announced:
         # When a function is added, the scan of its slot has not yet told that it has neighbours.
@@ -299,37 +299,42 @@ def appear(world: World, setup: Setup, function: Function) -> None:
     if others and rule != "BUG":
         raise refuse(rule, f"{name} shares its stream's number with {others[0]}")
     if any(world.entries[other].kind is Kind.TABLE for other in others):
+        # It is in its group by then, as sysfs shows afterwards.
+        world.devices[name] = DeviceState(group)
+        if group in world.groups:
+            members = world.groups[group].devices
+            world.set_group(group, devices=(*members, name))
         what = f"the entry of the stream that {name} shares with {others[0]} is in use"
         raise KernelCrash("arm_smmu_write_strtab_ent", what)
     core.probe(world, name)
 
 
 def _with_own_streams(bus: Bus, asked: list[Function], release: str) -> list[Function]:
-    """Of the functions behind one old bridge the first alone, as :func:`_sharing` says."""
+    """Of the functions that share a stream's number the first alone, as :func:`_sharing` says."""
     if find_release(release)["smmu.shared_stream"] == "BUG":
         return asked
     taken: set[str] = set()
     kept = []
     for function in asked:
-        bridge = bus.behind_old_bridge(function)
-        if bridge is None or bridge.name not in taken:
+        streams = bus.streams(function)
+        if not function.translated or not taken & streams:
             kept.append(function)
-            taken |= {bridge.name} if bridge is not None else set()
+            taken |= streams if function.translated else set()
     return kept
 
 
 def _sharing(world: World, setup: Setup, function: Function) -> list[str]:
     """The devices whose stream number this one would have too, for a driver that minds.
 
-    Behind an old bridge all requests carry one number, and to SMMUv3's driver a stream belongs to
-    one device (arm_smmu_insert_master).
+    What is behind an old bridge has the bridge's number as well as its own, and to SMMUv3's driver
+    a stream belongs to one device (arm_smmu_insert_master).
     """
-    bridge = setup.bus.behind_old_bridge(function)
-    if world.driver.name != "arm-smmu-v3" or bridge is None:
+    if world.driver.name != "arm-smmu-v3":
         return []
+    mine = setup.bus.streams(function)
     known = {d for group in world.groups.values() for d in group.devices}
-    behind = [f.name for f in setup.bus if setup.bus.behind_old_bridge(f) is bridge]
-    return [name for name in behind if name in known]
+    others = (setup.bus.functions[name] for name in sorted(known - {function.name}))
+    return [other.name for other in others if mine & setup.bus.streams(other)]
 
 
 # -- memory --------------------------------------------------------------------------------

@@ -216,6 +216,24 @@ class Bus:
                 placed[function.name] = self.group_for(function, placed)
         return placed
 
+    def streams(self, function: Function) -> set[str]:
+        """The requester IDs that its DMA may carry: ``pci_for_each_dma_alias``.
+
+        A bridge to PCI takes an ID of the bus behind it, a conventional bridge its own.
+
+        >>> bus = Bus(functions("arm64", "smmuv3", "bridge"))
+        >>> sorted(bus.streams(bus.functions["0000:02:01.0"]))
+        ['0000:02:00.0', '0000:02:01.0']
+        """
+        found, below = {function.name}, function
+        for bridge in self.path(function):
+            if bridge.express == "pci-bridge":
+                found.add(f"{below.name[:BUS]}00.0")
+            elif not bridge.express:
+                found.add(bridge.name)
+            below = bridge
+        return found
+
     def group_for(self, function: Function, placed: dict[str, int]) -> int:
         """``pci_device_group``: the group that a newly probed function joins or opens."""
         lowest = function
