@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,15 +29,15 @@ from ..state import World
 from .emulated import PAGE, Emulator, Setup, setup
 from .iotest import IoTest
 from .kernels import build_of
-from .transcript import LARGEST_FILE, Step, TranscriptError, read
+from .transcript import LARGEST_FILE, TranscriptError, read
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TRACED = re.compile(r"(?:step|mark)=(\d+) n=\d+ (\w+) ?(.*)$")
 VTD = re.compile(r"sid 0x\w+ fault (\d+) addr 0x\w+(?:\(page\))? write [01]$")
-MAKES_DMA = ("w", "wphys", "r")
 LABEL = {"w": 5, "wphys": 3, "r": 5}
+"""The verbs whose DMA a transcript reports, and which of their words is its label."""
 NOT_TRACED = "not traced"
 """Stands for the reason where QEMU wrote no trace, or a trace without reasons."""
 
@@ -129,14 +129,22 @@ class _Watching(Emulator):
             self.stopped.append(Met(self._met(world, device, iova), write))
         return ended
 
+    def holds(self, world: World, device: str) -> str:
+        """The model's word for the entry that this device's requests get now."""
+        there = device in self.setup.bus.functions
+        entry = self._entry(world, device) if there else None
+        return "none" if entry is None else entry.kind.value
+
     def _refused_by_iotlb(self, world: World, device: str, iova: int) -> bool:
-        entry = world.entries.get(device)
+        entry = self._entry(world, device)
         return entry is not None and (entry.table, iova - iova % PAGE) in self.seen
 
     def _met(self, world: World, device: str, iova: int) -> str:
-        entry = world.entries.get(device)
+        entry = self._entry(world, device)
+        if entry is not None and entry.kind is Kind.BYPASS:
+            return "beyond"
         if entry is None or entry.kind in (Kind.BLOCKED, Kind.UNKNOWN) or entry.table is None:
-            return "entry" if entry is None or entry.kind is not Kind.BYPASS else "beyond"
+            return "entry"
         if iova >= 2**self.setup.profile.width:
             return "beyond"
         table = world.tables.get(entry.table)
@@ -147,8 +155,8 @@ class _Watching(Emulator):
 class Dma:
     """One DMA of a script: what the model says about it before it looks, and what came.
 
-    ``hardware`` is the model's word for the device's entry at that moment ("none" for a device that
-    no driver has configured). ``expects`` and ``fault`` are reasons, "" for none.
+    ``hardware`` is the model's word for the entry that the device's requests get at that moment
+    ("none" where no driver has configured one). ``expects`` and ``fault`` are reasons, "" for none.
     """
 
     file: str
@@ -159,19 +167,6 @@ class Dma:
     measured: str
     expects: str
     fault: str
-
-
-def _each(run: IoTest, steps: Iterable[Step], look: Callable[[Step, str], None]) -> None:
-    """Run a script step by step, and look at each DMA after it was made."""
-    for step in steps:
-        entry = None
-        if step.verb in MAKES_DMA and step.args[0] in run.devices:
-            entry = run.world.entries.get(run.devices[step.args[0]].bdf)
-        run.run([step])
-        if run.crashed is not None:
-            return
-        if step.verb in MAKES_DMA:
-            look(step, "none" if entry is None else entry.kind.value)
 
 
 def dma_rows(path: str | Path) -> list[Dma]:
@@ -193,20 +188,28 @@ def dma_rows(path: str | Path) -> list[Dma]:
     run.iommu = watching
     found: list[Dma] = []
 
-    def look(step: Step, hardware: str) -> None:
-        met, watching.stopped = watching.stopped, []
+    for step in inputs.steps:
+        at = LABEL.get(step.verb)
+        hardware = "" if at is None else watching.holds(run.world, run.devices[step.args[0]].bdf)
+        watching.stopped.clear()
+        run.run([step])
+        if run.crashed is not None:
+            return found
+        if at is None:
+            continue
         said = [p.value for p in run.said if p.step == step.number and p.kind == "result"]
         predicted = said[0].split()[0] if said and isinstance(said[0], str) else ""
         fault = NOT_TRACED if traced is None else ", ".join(traced.get(step.number, ()))
-        at = LABEL[step.verb]
         label = step.args[at] if len(step.args) > at else ""
         measured = outcomes.get(step.number, "")
-        expects = _expected(machine, met) if intel else NOT_TRACED
+        expects = _expected(machine, watching.stopped) if intel else NOT_TRACED
         found.append(
             Dma(inputs.name, step.number, label, hardware, predicted, measured, expects, fault)
         )
-
-    _each(run, inputs.steps, look)
+    if transcript.answers and not transcript.finished:
+        raise TranscriptError(
+            inputs.name, transcript.last_line, "cut off: the last line is missing"
+        )
     return found
 
 
@@ -219,8 +222,8 @@ def _expected(machine: Setup, met: Iterable[Met]) -> str:
 def dmas(path: str | Path) -> pd.DataFrame:
     """Each DMA of a transcript beside the model, a row a DMA, with the reason why it was stopped.
 
-    Columns, all text but ``step``: file, step, label, hardware (the model's word for the device's
-    entry: "table", "blocked", "bypass", …), predicted and measured (the outcome's first word),
+    Columns, all text but ``step``: file, step, label, hardware (the model's word for the entry that
+    the device's requests get: "table", "blocked", "bypass", …), predicted and measured (the outcome's first word),
     expects (the VT-d fault reasons that the model's entry leads to), fault (those that QEMU traced;
     "not traced" where it traced none), "" for no fault. Raises
     :class:`~iommu_lab.captures.transcript.TranscriptError` for a file that is no whole transcript
