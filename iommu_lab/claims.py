@@ -20,7 +20,7 @@ from . import audit, history
 from .datafiles import datafile
 from .domains import DomainType
 from .drivers import driver, rows
-from .errors import KernelCrash
+from .errors import KernelCrash, unknown
 from .lab import Lab
 from .machine import Device, Machine, Reserved
 
@@ -356,12 +356,19 @@ def _rows() -> tuple[dict[str, str], ...]:
         return tuple(csv.DictReader(file))
 
 
-def table() -> pd.DataFrame:
-    """Every claim with the model's answer, computed now: "true", "false" or why there is none."""
+def table(*ids: str) -> pd.DataFrame:
+    """Every claim, or those named, with the model's answer, computed now.
+
+    The answer is "true", "false" or "not decided".
+    Raises :class:`~iommu_lab.errors.UnknownName` for another id.
+    """
     import pandas as pd
 
+    for id_ in ids:
+        if id_ not in {row["id"] for row in _rows()}:
+            raise unknown("claim", id_, [row["id"] for row in _rows()])
     answered = []
-    for row in _rows():
+    for row in (row for row in _rows() if not ids or row["id"] in ids):
         run = DECIDED.get(row["id"])
         answer = run() if run is not None else None
         model = "not decided" if answer is None else str(answer.true).lower()

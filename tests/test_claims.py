@@ -3,6 +3,7 @@
 import pytest
 
 from iommu_lab import claims
+from iommu_lab.errors import UnknownName
 
 ROWS = {row["id"]: row for row in claims._rows()}
 
@@ -34,3 +35,11 @@ def test_the_table_of_claims_shows_the_answers_computed_now():
     table = claims.table()
     assert len(table) == len(ROWS)
     assert set(table.loc[table["not_decided"] != "", "model"]) == {"not decided"}
+
+
+def test_a_few_claims_can_be_asked_for_alone():
+    asked = claims.table("C45", "C18")
+    assert asked["id"].tolist() == ["C18", "C45"]
+    assert set(asked["model"]) <= {"true", "false"}
+    with pytest.raises(UnknownName, match="C99"):
+        claims.table("C45", "C99")

@@ -7,6 +7,7 @@ wrong answers, and stand only here.
 Where this stops: a check judges the answer, not the way to it.
 """
 
+from .aftermath import left_behind_by_6_3, open_on_the_way
 from .audit import a_broken_promise, three_steps
 from .detach import belief_parts_from_hardware, dead_code
 from .domains import a_window, devices_to_take
@@ -31,7 +32,9 @@ __all__ = [
     "devices_to_take",
     "devices_to_unbind",
     "first_half_alone",
+    "left_behind_by_6_3",
     "nothing_is_ever_open",
+    "open_on_the_way",
     "releases_that_let_it_write",
     "three_steps",
     "where_else_they_part",
