@@ -237,3 +237,9 @@ def test_behind_a_bridge_that_nobody_switched_on_no_device_answers():
     script = "dev D 0000:02:01.0; bar D; cmd D 0x6; bar D"
     assert said("7.2-arm64", "virtio", "bridge", script)["bar D"] == "0xffffffff"
     assert said("6.12-arm64", "virtio", "bridge", script)["bar D"] == "0x10000ed"
+
+
+def test_a_conventional_bridge_keeps_its_stream_from_what_is_behind_it():
+    script = "dev D 0000:01:01.0; dev X 0000:00:06.0; bind D vfio-pci; gtype X"
+    answers = said("6.12-arm64", "smmuv3", "rootbridge", script)
+    assert (answers["bind D vfio-pci"], answers["gtype X"]) == ("EINVAL", "DMA")
