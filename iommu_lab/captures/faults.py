@@ -223,9 +223,9 @@ def dmas(path: str | Path) -> pd.DataFrame:
     """Each DMA of a transcript beside the model, a row a DMA, with the reason why it was stopped.
 
     Columns, all text but ``step``: file, step, label, hardware (the model's word for the entry that
-    the device's requests get: "table", "blocked", "bypass", …), predicted and measured (the outcome's first word),
-    expects (the VT-d fault reasons that the model's entry leads to), fault (those that QEMU traced;
-    "not traced" where it traced none), "" for no fault. Raises
+    the device's requests get: "table", "blocked", "bypass", …), predicted and measured (the
+    outcome's first word), expects (the VT-d fault reasons that the model's entry leads to), fault
+    (those that QEMU traced; "not traced" where it traced none), "" for no fault. Raises
     :class:`~iommu_lab.captures.transcript.TranscriptError` for a file that is no whole transcript
     of iotest's, and for a trace that is none.
     """
