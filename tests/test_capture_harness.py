@@ -17,7 +17,7 @@ import fetch
 import initramfs
 import transcript
 
-from iommu_lab.captures.transcript import parse
+from iommu_lab.captures.dialects import parse
 
 KERNELS = """
 [kernels]

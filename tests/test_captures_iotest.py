@@ -3,8 +3,8 @@
 import pytest
 
 from iommu_lab.bootline import make_kernel
+from iommu_lab.captures.dialects import parse
 from iommu_lab.captures.replay import predict
-from iommu_lab.captures.transcript import parse
 
 KERNELS = {
     "5.10": "5.10.0-46-amd64",

@@ -9,9 +9,9 @@ import pytest
 from iommu_lab import cli
 from iommu_lab.captures import TranscriptError, replay
 from iommu_lab.captures.attachlab import Attachlab
+from iommu_lab.captures.dialects import parse, read
 from iommu_lab.captures.iotest import IoTest
 from iommu_lab.captures.replay import predict, rows
-from iommu_lab.captures.transcript import parse, read
 
 FOLDER = Path(__file__).parents[1] / "data" / "captures"
 SHIPPED = sorted([*FOLDER.glob("*.out"), *FOLDER.glob("*.log")])
@@ -114,15 +114,16 @@ def test_a_word_that_a_verb_has_no_use_for_changes_nothing():
     assert {row.verdict for row in rows(parse(text.encode(), "odd"))} == {"agree"}
 
 
+@pytest.mark.parametrize("where", ["__init__", "run"])
 @pytest.mark.parametrize("name", ["core-6.1-on.out", "attachlab-6.1-intel-on-claim.log"])
-def test_where_the_model_itself_fails_the_other_files_still_run(name, monkeypatch, capsys):
+def test_where_the_model_itself_fails_the_other_files_still_run(name, where, monkeypatch, capsys):
     one = FOLDER / name
     program = IoTest if one.suffix == ".out" else Attachlab
 
     def fail(*_):
         raise IndexError("no such page\nand more")
 
-    monkeypatch.setattr(program, "run", fail)
+    monkeypatch.setattr(program, where, fail)
     other = FOLDER / ("attachlab-6.1-intel-on-maps.log" if one.suffix == ".out" else ONE.name)
     assert cli.main(["replay", str(one), str(other)]) == 1
     lines = capsys.readouterr().out.splitlines()

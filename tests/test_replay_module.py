@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from iommu_lab.captures import TranscriptError
+from iommu_lab.captures.dialects import parse
 from iommu_lab.captures.emulated import Setup, setup
 from iommu_lab.captures.kernels import build_of
 from iommu_lab.captures.replay import rows
 from iommu_lab.captures.topology import TOPOLOGIES, functions, of_listing
-from iommu_lab.captures.transcript import Transcript, parse
+from iommu_lab.captures.transcript import Transcript
 
 FOLDER = Path(__file__).parents[1] / "data" / "captures"
 LOGS = sorted(FOLDER.glob("attachlab-*.log"))

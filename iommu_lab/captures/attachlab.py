@@ -27,7 +27,7 @@ from ..tables import READ, WRITE
 from . import topology
 from .attachlog import STOPPED
 from .emulated import PAGE, Edu, Emulator, Memory, Rng, Setup, appear
-from .iotest import Prediction, Traced, traced
+from .predictions import Prediction, Traced, traced
 from .transcript import Inputs, number
 
 LENGTH, LOADED, UNTOUCHED, PRESET, FIRST_READ = 64, 256, 0xCC, 0x5A, 0x80
@@ -56,7 +56,7 @@ class Device:
 
 
 class Attachlab:
-    """One run of the module on a machine; :meth:`run` gives the predictions of its program."""
+    """One run of the module on a machine; :meth:`run` gives the predictions of a program."""
 
     def __init__(self, setup: Setup, inputs: Inputs) -> None:
         self.setup = setup
@@ -106,13 +106,11 @@ class Attachlab:
 
     # -- running ----------------------------------------------------------------------------
 
-    def run(self) -> list[Prediction]:
-        """The predictions, up to a call that would stop the kernel."""
-        from .sequences import module
-
+    def run(self, program: Callable[[Attachlab], None]) -> list[Prediction]:
+        """The predictions of a program's calls, up to one that would stop the kernel."""
         self.world.events.clear()
         try:
-            module(self)
+            program(self)
         except KernelCrash as crash:
             self.crashed = crash
             self._before("the end")

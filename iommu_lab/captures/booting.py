@@ -22,9 +22,10 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .dialects import read
 from .faults import NOT_TRACED, dma_rows
 from .replay import Row, rows
-from .transcript import TranscriptError, read
+from .transcript import TranscriptError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from .dialects import read
 from .emulated import PROFILES
 from .replay import Row, rows
-from .transcript import Inputs, TranscriptError, read
+from .transcript import Inputs, TranscriptError
 
 COUNTED = ("agree", "disagree", "not modelled")
 

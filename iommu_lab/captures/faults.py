@@ -26,10 +26,11 @@ from ..datafiles import datafile
 from ..errors import unknown
 from ..hardware import Kind
 from ..state import World
+from .dialects import LARGEST_FILE, read
 from .emulated import PAGE, Emulator, Setup, setup
 from .iotest import IoTest
 from .kernels import build_of
-from .transcript import LARGEST_FILE, TranscriptError, read
+from .transcript import TranscriptError
 
 if TYPE_CHECKING:
     import pandas as pd

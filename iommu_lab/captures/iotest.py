@@ -20,7 +20,7 @@ from .. import core, dmaapi
 from ..domains import Domain
 from ..errors import KernelCrash, errno_name, refuse
 from ..iommufd import Context
-from ..state import Event, World
+from ..state import World
 from ..tables import READ, WRITE
 from ..vfio import (
     DMA_CC,
@@ -30,14 +30,15 @@ from ..vfio import (
     TYPE1V2,
     UNMAP_ALL,
     UPDATE_VADDR,
-    USER_PAGES,
     Container,
     DeviceFile,
     OpenGroup,
     Vfio,
 )
 from . import topology
+from .edulab import edulab
 from .emulated import PAGE, Edu, Emulator, Memory, Setup, appear
+from .predictions import Prediction, traced
 from .transcript import Inputs, Step, number
 
 IO_ON, MEMORY_ON, MASTER_ON, NO_PIN = 1, 2, 4, 0x400
@@ -80,37 +81,6 @@ TAKE_MESSAGES = ("pcieport", "shpchp")
 """Drivers whose interrupts are messages, so that the device's pin is switched off."""
 DOORBELL = 0x809_0000
 """Where QEMU's virt board has the translater of messages."""
-
-
-@dataclass(frozen=True, slots=True)
-class Traced:
-    """One predicted trace event.
-
-    ``pieces``: the kernel may report it in several. ``anywhere``: the kernel chose the address, and
-    only the size is predicted.
-    """
-
-    text: str
-    iova: int | None = None
-    size: int = 0
-    pieces: bool = False
-    anywhere: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the model says to one step: ``value`` is a word, or for "trace" a tuple of events.
-
-    ``optional``: whether the question comes up at all hangs on an address that the kernel chose, or
-    on which build of the program it was. ``why`` is a remark for a reader.
-    """
-
-    step: int
-    kind: str
-    key: str
-    value: str | tuple[Traced, ...]
-    optional: bool = False
-    why: str = ""
 
 
 @dataclass(slots=True)
@@ -495,8 +465,6 @@ class IoTest:
         if known:
             self.vfio.driver_bound(bdf, driver)
         if driver == "edulab":
-            from .programs import edulab
-
             edulab(self, bdf)
 
     def _switch_on(self, bdf: str, driver: str) -> None:
@@ -1215,22 +1183,3 @@ class IoTest:
 def rights(word: str) -> int:
     """READ and WRITE as a script writes them: "rw", "r", "w" or "-"."""
     return (READ if "r" in word else 0) | (WRITE if "w" in word else 0)
-
-
-def traced(event: Event, world: World) -> Traced | None:
-    """A trace event of the model as a transcript would have it."""
-    if event.kind != "trace":
-        return None
-    if event.name in ("attach_device_to_domain", "detach_device_from_domain"):
-        return Traced(f"{event.name.partition('_')[0]} {event.device}")
-    if event.name in ("add_device_to_group", "remove_device_from_group"):
-        group = event.text.partition("=")[2]
-        return Traced(f"{event.name.partition('_')[0]} {event.device} group {group}")
-    if event.name in ("map", "unmap") and event.iova is not None:
-        size = event.size or 0
-        pieces = event.text == USER_PAGES
-        domain = world.domains.get(event.domain)
-        chosen = domain is not None and domain.type.dma_api and event.paddr != event.iova
-        text = f"{event.name} {event.iova:#x}+{size:#x}"
-        return Traced(text, event.iova, size, pieces, anywhere=chosen)
-    return None

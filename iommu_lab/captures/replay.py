@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from .attachlab import Attachlab
+from .dialects import read
 from .emulated import setup
-from .iotest import IoTest, Prediction, Traced
+from .iotest import IoTest
 from .kernels import build_of
-from .transcript import VOID, Answer, Inputs, Transcript, TranscriptError, read
+from .predictions import Prediction, Traced
+from .sequences import module
+from .transcript import VOID, Answer, Inputs, Transcript, TranscriptError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,25 +67,22 @@ def predict(inputs: Inputs) -> Predicted:
     Raises :class:`~iommu_lab.captures.transcript.TranscriptError`, with the step's line, where the
     model itself fails: a defect that one file brings up is not to hide what others say.
     """
-    build = build_of(inputs.uname, inputs.arch)
-    module = inputs.dialect == "attachlab"  # whose init inserts that one module
-    machine = setup(
-        inputs.arch, inputs.iommu, build, inputs.cmdline, inputs.functions, inserts=not module
-    )
-    if module:
-        lab = Attachlab(machine, inputs)
-        try:
-            said = lab.run()
-        except Exception as error:
-            raise _defect(inputs, 0, error) from error
-        return Predicted(tuple(said), None if lab.crashed is None else 0, str(lab.crashed or ""))
-    run = IoTest(machine, inputs)
+    run: IoTest | None = None
     try:
-        said = run.run(inputs.steps)
+        build = build_of(inputs.uname, inputs.arch)
+        alone = inputs.dialect == "attachlab"  # whose init inserts that one module
+        machine = setup(
+            inputs.arch, inputs.iommu, build, inputs.cmdline, inputs.functions, inserts=not alone
+        )
+        if alone:
+            lab = Attachlab(machine, inputs)
+            said, crash, at = lab.run(module), lab.crashed, 0
+        else:
+            run = IoTest(machine, inputs)
+            said, crash, at = run.run(inputs.steps), run.crashed, run.step
     except Exception as error:
-        raise _defect(inputs, run.step, error) from error
-    stops = None if run.crashed is None else run.step
-    return Predicted(tuple(said), stops, str(run.crashed or ""))
+        raise _defect(inputs, 0 if run is None else run.step, error) from error
+    return Predicted(tuple(said), None if crash is None else at, str(crash or ""))
 
 
 def _defect(inputs: Inputs, step: int, error: Exception) -> TranscriptError:

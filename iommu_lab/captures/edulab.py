@@ -13,13 +13,11 @@ unmap after the DMA; what it then measures says nothing about unmapping.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from .. import dmaapi
-from .emulated import PAGE, Edu
-
-if TYPE_CHECKING:
-    from .iotest import IoTest
+from ..state import World
+from .emulated import PAGE, Edu, Emulator, Memory
 
 LENGTH, LOADED, UNTOUCHED = 64, 256, 0xCC
 SETTLES_MS = 50.0
@@ -30,45 +28,57 @@ def pattern(index: int) -> int:
     return (index * 7 + 0x11) & 0xFF | 1
 
 
+class Boot(Protocol):
+    """Where the program runs: a kernel on a machine, and its log."""
+
+    world: World
+    iommu: Emulator
+    memory: Memory
+
+    def edu_of(self, bdf: str) -> Edu: ...
+
+    def say(self, kind: str, key: str, value: str, *, optional: bool = False) -> None: ...
+
+
 class _Edulab:
     """One probe of edulab: a device, a coherent buffer and a page."""
 
-    def __init__(self, test: IoTest, bdf: str) -> None:
-        self.test = test
+    def __init__(self, boot: Boot, bdf: str) -> None:
+        self.boot = boot
         self.bdf = bdf
-        self.edu = test.edu_of(bdf)
-        self.coherent, self.page = test.memory.pages(2)
+        self.edu = boot.edu_of(bdf)
+        self.coherent, self.page = boot.memory.pages(2)
 
     def say(self, key: str, value: str, *, optional: bool = False) -> None:
-        self.test.say("edulab", key, value, optional=optional)
+        self.boot.say("edulab", key, value, optional=optional)
 
     def wait(self, ms: float) -> None:
-        dmaapi.advance(self.test.world, ms)
-        self.test.iommu.settle(self.test.world)
+        dmaapi.advance(self.boot.world, ms)
+        self.boot.iommu.settle(self.boot.world)
 
     def map(self, paddr: int, size: int = PAGE, direction: str = "from_device") -> int:
-        world = self.test.world
+        world = self.boot.world
         if self.bdf not in world.devices:
             return paddr
         iova = dmaapi.dma_map(world, self.bdf, paddr, size, direction)
-        self.test.iommu.settle(world)
+        self.boot.iommu.settle(world)
         return iova
 
     def unmap(self, iova: int, size: int = PAGE) -> None:
-        if self.bdf in self.test.world.devices:
-            dmaapi.dma_unmap(self.test.world, self.bdf, iova, size)
-            self.test.iommu.settle(self.test.world)
+        if self.bdf in self.boot.world.devices:
+            dmaapi.dma_unmap(self.boot.world, self.bdf, iova, size)
+            self.boot.iommu.settle(self.boot.world)
 
     def fill(self, paddr: int) -> None:
-        self.test.memory.fill((paddr,), UNTOUCHED)
+        self.boot.memory.fill((paddr,), UNTOUCHED)
 
     def finish(self, iova: int) -> None:
         """The device's DMA, at the end of its delay."""
-        test = self.test
-        self.edu.write_memory(test.world, test.iommu, test.memory, iova, 0, LENGTH)
+        boot = self.boot
+        self.edu.write_memory(boot.world, boot.iommu, boot.memory, iova, 0, LENGTH)
 
     def verdict(self, label: str, paddr: int, *, optional: bool = False) -> None:
-        got = self.test.memory.read(paddr, LENGTH)
+        got = self.boot.memory.read(paddr, LENGTH)
         landed = sum(byte == pattern(i) for i, byte in enumerate(got))
         outcome = "LANDED" if landed == LENGTH else "PARTIAL" if landed else "BLOCKED"
         self.say(label, f"{outcome} landed={landed}/{LENGTH}", optional=optional)
@@ -96,10 +106,10 @@ class _Edulab:
         coherent = self.map(self.coherent, PAGE, "bidirectional")
         self.say("coherent", f"same={int(coherent == self.coherent)}")
         for i in range(LOADED):
-            self.test.memory.write(self.coherent + i, [pattern(i)])
+            self.boot.memory.write(self.coherent + i, [pattern(i)])
         self.wait(Edu.DELAY_MS)
-        test = self.test
-        self.edu.read_memory(test.world, test.iommu, test.memory, coherent, 0, LOADED)
+        boot = self.boot
+        self.edu.read_memory(boot.world, boot.iommu, boot.memory, coherent, 0, LOADED)
         self.write_and_look("X01-coherent-write", coherent, self.coherent)
 
         iova = self.map(self.page)
@@ -149,6 +159,6 @@ class _Edulab:
         self.wait(SETTLES_MS)
 
 
-def edulab(test: IoTest, bdf: str) -> None:
+def edulab(boot: Boot, bdf: str) -> None:
     """The probe of edulab on this device."""
-    _Edulab(test, bdf).run()
+    _Edulab(boot, bdf).run()
