@@ -92,6 +92,8 @@ def free(w: World, domain: Domain) -> None:
     how = w.driver.free
     if how == "crash" and domain.ready and domain.table is not None:
         raise KernelCrash(w.driver.free_function, "it follows the pointer that it has just cleared")
+    if w.driver.attach == "at-power-up" and domain.users:
+        _leave_powered(w, domain, domain.users[0])
     del w.domains[domain.name]
     mappings = (w.notes[note] for note in w.notes if note.startswith("mapping"))
     if domain.name in mappings or any(
@@ -102,9 +104,11 @@ def free(w: World, domain: Domain) -> None:
     for device in on:
         if how != "freed" or w.driver.keeps not in FOLLOWED:
             w.set_device(device, attached=None)
+        elif w.driver.keeps == "unit":
+            w.set_device(device, attached=f"the old {domain.name}")  # a new one may have its name
     if domain.table is None or how == "leaks":
         return
-    if how in LEAVE:
+    if how in LEAVE and w.driver.attach != "at-power-up":
         for device in on if w.driver.keeps != "domain" else domain.users:
             LEAVE[how](w, device)
     for device, entry in list(w.entries.items()):
@@ -232,6 +236,8 @@ def enter(w: World, domain: Domain, device: str) -> None:
             _record(w, device, None)
     elif how in ("shared-table", "first-table"):
         w.notes[_register(w, device)] = domain.table
+    elif how == "at-power-up":
+        _power(w, device, 1)
     elif how == "leaves-first" and old is not None:
         _drop(w, old, device)
     elif how == "bypass-first" and old is not None and not again:
@@ -251,6 +257,8 @@ def forget(w: World, domain: Domain, device: str) -> None:
         _record(w, device, None)
     elif w.driver.keeps != "count" or domain.count:
         _forget(w, domain, device)
+    if w.driver.attach == "at-power-up":
+        _power(w, device, -1)
 
 
 def _end_platform(w: World, device: str) -> None:
@@ -408,7 +416,12 @@ def attach_bypass_first(w: World, domain: Domain, device: str) -> None:
 
 
 def _forget_clients(w: World, domain: Domain, device: str) -> None:
-    """Leaving takes all units off the domain's list: the others stay off at their next power-up."""
+    """Leaving takes all units off the domain's list: the others stay off at their next power-up.
+
+    So exynos_iommu_detach_device; rk_iommu_detach_device unlinks its own unit alone.
+    """
+    if w.driver.keeps == "unit":
+        return
     for other in w.domains[domain.name].users:
         if other not in w.switched_with(device):
             why = "its unit was taken off the list when another device left, and was not resumed"
@@ -432,6 +445,52 @@ def attach_one_device(w: World, domain: Domain, device: str) -> None:
         )
     _not_failing(w, device)
     into(w, domain, device)
+
+
+def attach_at_power_up(w: World, domain: Domain, device: str) -> None:
+    """One device a domain, and a unit that reads its table's address only when it gets power.
+
+    Every attach takes a power reference. A domain attached over another is not what the unit walks
+    until it has been down.
+    """
+    if domain.users:
+        raise refuse(
+            w.driver.attach_errno or "EBUSY",
+            f"{domain.name} still counts {domain.users[0]} as attached",
+        )
+    _not_failing(w, device)
+    domain = _listed(w, domain, device)
+    entry = Entry(Kind.TABLE, domain.table, *_walked(w, domain))
+    if _power(w, device, 1) == 1:
+        w.program(device, entry)
+    else:
+        w.notes[f"pending:{device}"] = entry
+
+
+def _power(w: World, device: str, change: int) -> int:
+    """How many power references the device's unit has after this change."""
+    place = f"power:{w.devices[device].group}"
+    count = int(w.notes.get(place, 0)) + change
+    if count > 0:
+        w.notes[place] = count
+    else:
+        w.notes.pop(place, None)
+    return count
+
+
+def _leave_powered(w: World, domain: Domain, device: str) -> None:
+    """A power reference goes, and with the last one the unit; the domain's table is freed."""
+    _forget(w, domain, device)
+    for name in w.switched_with(device):
+        w.notes.pop(f"pending:{name}", None)
+    if _power(w, device, -1) <= 0:
+        leave_bypass(w, device)
+        return
+    if w.entries[device].table == domain.table:
+        why = f"it walks the page table of {domain.name}, which is freed"
+        w.program(device, Entry(Kind.UNKNOWN, why=why))
+    why = "no table was left to be read when its unit came back to power"
+    w.notes[f"pending:{device}"] = replace(BYPASS, why=why)
 
 
 def attach_shared_table(w: World, domain: Domain, device: str) -> None:
@@ -606,6 +665,7 @@ ATTACH: dict[str, Attach] = {
     "bypass-first": attach_bypass_first,
     "once": attach_once,
     "one-device": attach_one_device,
+    "at-power-up": attach_at_power_up,
     "shared-table": attach_shared_table,
     "first-table": attach_first_table,
     "foreign-ignored": attach_foreign_ignored,
@@ -781,6 +841,8 @@ def _leave(w: World, domain: Domain, device: str) -> None:
         _leave_msm(w, domain, device)
     elif driver.attach == "one-domain":
         _leave_one_domain(w, device)
+    elif driver.attach == "at-power-up":
+        _leave_powered(w, domain, device)
     else:
         _forget(w, domain, device)
         LEAVE[driver.leave](w, device)
@@ -794,7 +856,7 @@ def _forget(w: World, domain: Domain, device: str) -> None:
     if w.driver.attach == "bypass-first":
         _forget_clients(w, domain, device)
     _drop(w, w.domains[domain.name], device)
-    if w.driver.attach == "one-device":
+    if w.driver.attach in ("one-device", "at-power-up"):
         w.set_domain(domain.name, ready=False)
         w.tables[domain.table] = EMPTY
     if w.driver.keeps == "count":
@@ -853,6 +915,8 @@ def boot(w: World, device: str) -> None:
     for other in w.switched_with(device):
         if other != device and other in w.entries:
             w.entries[device] = w.entries[other]
+            if w.driver.keeps == "unit":
+                w.set_device(device, attached=w.devices[other].attached)
             return
     how = w.driver.boot
     if how == "identity-window":
@@ -880,9 +944,11 @@ def release(w: World, device: str, *, parked: bool = False) -> None:
     gives up its own records (intel_iommu_release_device, amd_iommu_release_device; 7.2).
 
     A driver that has no domain on record for it has nothing to leave. Where the record is kept by
-    the domain, it goes on counting a device that is gone.
+    the domain, it goes on counting a device that is gone; where by the unit, it stays (rk_iommu
+    and sun50i_iommu have it in a struct that outlives every device).
     """
-    old = recorded(w, device)
+    of_unit = w.driver.keeps == "unit"
+    old = None if of_unit else recorded(w, device)
     if _is_unfound(w, device):
         kept = f"left:{device}" in w.notes and old is None
         w.notes[f"orphan:{device}" if kept else f"left:{device}"] = old.name if old else "yes"
@@ -891,7 +957,8 @@ def release(w: World, device: str, *, parked: bool = False) -> None:
         LEAVE[w.driver.leaves_on_release](w, device)
     if old is not None and w.driver.keeps not in STAYS_LISTED:
         _drop(w, old, device)
-    w.set_device(device, attached=None)
+    if not of_unit:
+        w.set_device(device, attached=None)
     if w.driver.own:
         w.notes.pop(memory_of_device(device), None)
 

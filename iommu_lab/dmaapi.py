@@ -50,7 +50,9 @@ def backing(w: World, device: str) -> Domain | str | None:
     """
     group = w.group_of(device)
     if group is None:
-        return None
+        # Its probe failed: the platform, if there is one, was never asked to give it up.
+        entry = w.entries.get(device)
+        return entry.table if entry is not None and entry.kind is Kind.PLATFORM else None
     default = None if group.default is None else w.domains[group.default]
     if default is not None and default.type.dma_api:
         return default

@@ -34,7 +34,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TextIO
 
 from . import core, dmaapi
 from .behaviours import STAYS_LISTED
@@ -103,11 +104,23 @@ class Result:
     states: int
     verbs: int
     seconds: float
+    start: Lab
+    """The closed world before the first verb."""
 
     def __getitem__(self, kind: str) -> Finding | None:
         if kind not in FINDINGS:
             raise unknown("finding", kind, FINDINGS)
         return self.findings.get(kind)
+
+    def after(self, kind: str) -> Lab:
+        """The lab in which the steps of this finding were done, one by one.
+
+        Raises ``LookupError`` when there is no such finding.
+        """
+        finding = self[kind]
+        if finding is None:
+            raise LookupError(f"no {kind} in any sequence of up to {self.depth} verbs")
+        return self.start.replay(finding.steps)
 
     def __str__(self) -> str:
         found = [str(f) for f in sorted(self.findings.values(), key=lambda f: len(f.steps))]
@@ -116,6 +129,8 @@ class Result:
             found.append(f"no {', no '.join(missing)} in any sequence of up to {self.depth} verbs")
         looked = f"{self.states:,} states, {self.verbs:,} verbs tried"
         return "\n".join([f"{self.driver} ({self.arch}) in {self.release}: {looked}", *found])
+
+    __repr__ = __str__
 
 
 def closed_world(grouping: str) -> Machine:
@@ -301,7 +316,8 @@ def disagreements(w: World) -> Iterator[Finding]:
                 agrees, believed = entry.kind is Kind.BYPASS, "in identity"
             elif domain.type.paging:
                 agrees = entry.kind in (Kind.TABLE, Kind.PLATFORM) and entry.table == domain.table
-                believed = f"attached to {domain.name}"
+                table = "" if domain.table == domain.name else f", whose table is {domain.table}"
+                believed = f"attached to {domain.name}{table}"
             else:
                 continue
             if not agrees:
@@ -321,6 +337,8 @@ def _is(entry: Entry) -> str:
 
 def lost(w: World) -> Iterator[Finding]:
     """A kernel driver is bound and what the DMA API would give it does not get through."""
+    if w.driver.boot == "mock":
+        return  # a device in software makes no DMA that could get lost
     for device, at in w.devices.items():
         if at.driver is None or at.driver in core.MANAGES_DMA_ITSELF or at.deferred:
             continue
@@ -354,6 +372,8 @@ def lost(w: World) -> Iterator[Finding]:
 
 def undescribed(w: World) -> Iterator[Finding]:
     """A user-owned device is in a hardware state that nobody has described."""
+    if w.driver.boot == "mock":
+        return
     for device, group in _owned(w):
         if undecided(w.hardware_of(device), device):
             why = w.entries[device].why
@@ -464,7 +484,7 @@ class States:
 
 def users_matter(driver: Driver) -> bool:
     """Does this driver ever ask which devices a domain has? Where not, states may differ in it."""
-    asks = ("one-device", "one-domain", "bypass-first")
+    asks = ("one-device", "at-power-up", "one-domain", "bypass-first")
     listed = driver.keeps in STAYS_LISTED or driver.pagetable == "virtio"
     return driver.attach in asks or listed or bool(driver.own)
 
@@ -886,6 +906,7 @@ def shortest(
         walk.seen,
         walk.verbs,
         walk.spent,
+        lab,
     )
 
 
@@ -920,7 +941,7 @@ def survey(
     """Every driver under every release or design, on every architecture it is built for.
 
     A row a search: the shortest length of each finding (0 for none within ``depth``), its steps
-    and what is wrong then, and how far the search came.
+    and what is wrong then, how far the search came, and its seconds.
     """
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -955,14 +976,23 @@ def drivers_and_arches(
 def survey_row(job: tuple[str, str, str, int, float]) -> dict[str, Any]:
     """One row of the table: release, driver, architecture, depth and budget in seconds."""
     release, name, arch, depth, seconds = job
+    started = time.process_time()  # of this process alone, whatever else the machine does
     result = shortest(release, name, arch, depth=depth, seconds=seconds)
+    took = time.process_time() - started
     row: dict[str, Any] = {"release": release, "driver": name, "arch": arch}
     for kind in FINDINGS:
         finding = result[kind]
         row[kind] = 0 if finding is None else len(finding.steps)
         row[f"{kind}_steps"] = "" if finding is None else "; ".join(map(str, finding.steps))
         row[f"{kind}_says"] = "" if finding is None else finding.says
-    return {**row, "depth": result.depth, "states": result.states, "verbs": result.verbs}
+    row |= {"depth": result.depth, "states": result.states, "verbs": result.verbs}
+    return {**row, "seconds": round(took, 2)}
+
+
+def say_progress(depth: int, states: int, left: int, to: TextIO | None = None) -> None:
+    """One line that is written over: how deep the search is, and what is left at this depth."""
+    says = f"depth {depth}: {states:,} states, {left:,} to look at"
+    print(f"\r{says:<60}", end="", file=to or sys.stdout, flush=True)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -991,10 +1021,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"\n{len(rows)} searches, {rows.verbs.sum():,} verbs, {took:.0f} s", file=sys.stderr)
         return 0
 
-    def progress(depth: int, states: int, left: int) -> None:
-        print(f"\rdepth {depth}: {states:,} states, {left:,} to look at ", end="", file=sys.stderr)
-
-    show = progress if sys.stderr.isatty() else None
+    show = partial(say_progress, to=sys.stderr) if sys.stderr.isatty() else None
     result = shortest(
         asked.release,
         asked.driver,

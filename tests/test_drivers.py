@@ -441,3 +441,69 @@ def test_msm_frees_its_table_while_the_context_walks_it():
     lab.detach_device(domain, "dev0")
     kinds = [e.name for e in lab.moments[-1].events if e.kind == "hardware"]
     assert kinds == ["unknown", "bypass"]
+
+
+def test_omap_walks_the_table_that_it_found_when_it_got_power():
+    lab = Lab("6.0", "omap")
+    lab.claim_dma_owner(0, "vfio")
+    domain = lab.alloc_domain()
+    lab.attach_device(domain, "dev0")
+    assert (lab.believed_domain(0).name, lab.hardware("dev0").domain) == (domain, "blocking0")
+    lab.power_cycle("dev0")
+    assert lab.hardware("dev0").domain == domain
+
+
+def test_omap_stays_on_when_one_of_two_domains_is_left():
+    lab = Lab("6.0", "omap")
+    lab.claim_dma_owner(0, "vfio")
+    domain = lab.alloc_domain()
+    lab.attach_device(domain, "dev0")
+    lab.detach_device(domain, "dev0")  # blocking0 counts the device already, and refuses it
+    lab.free_domain(domain)
+    assert lab.hardware("dev0").domain == "blocking0"
+    lab.power_cycle("dev0")
+    assert lab.hardware("dev0").kind.value == "bypass"
+
+
+@pytest.mark.parametrize(("release", "end"), [("6.0", "crash"), ("6.7", "crash")])
+def test_rockchips_unit_remembers_a_domain_that_its_last_device_left_behind(release, end):
+    lab = Lab(release, "rockchip", Machine(devices=(Device("dev0", 0),)))
+    lab.remove("dev0")
+    with pytest.raises(KernelCrash, match="the old default0 is freed and followed"):
+        lab.probe("dev0")
+    assert lab.moments[-1].result == end
+
+
+def test_rockchip_leaves_what_its_unit_was_on_when_a_device_comes_back_to_identity():
+    lab = Lab("6.7", "rockchip", Machine(devices=(Device("dev0", 0),)), arch="arm32")
+    lab.attach_device(lab.alloc_domain(), "dev0")
+    lab.remove("dev0")
+    assert lab.hardware("dev0").domain == "dom1"
+    lab.probe("dev0")
+    assert lab.belief(0) is DomainType.IDENTITY
+    assert lab.hardware("dev0").kind.value == "bypass"
+
+
+def test_a_device_late_to_a_rockchip_unit_finds_its_record():
+    lab = Lab("6.0", "rockchip")
+    lab.late_join("dev9", 0)
+    assert lab.state.devices["dev9"].attached == "default0"
+
+
+def test_a_device_whose_probe_failed_on_powerpc_stays_with_the_platforms_dma():
+    lab = Lab("6.7", "spapr")
+    assert not lab.state.groups
+    lab.bind("dev0", "kernel-driver")
+    iova = lab.dma_map("dev0", 0x8000_0000, 0x1000)
+    assert lab.check({"device": "dev0", "iova": [iova], "size": 64, "write": True}).reached.all()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("exynos", "bypass"), ("rockchip", "table")])
+def test_leaving_a_domain_takes_every_unit_off_its_list_on_exynos_alone(name, kind):
+    lab = Lab("6.0", name, Machine(devices=(Device("dev0", 0), Device("dev1", 1))))
+    domain = lab.alloc_domain()
+    for device in lab.devices:
+        lab.attach_device(domain, device)
+    lab.detach_device(domain, "dev0")
+    lab.power_cycle("dev1")
+    assert lab.hardware("dev1").kind.value == kind

@@ -14,6 +14,7 @@ from .domains import a_window, devices_to_take
 from .feedback import Feedback
 from .kernels import where_else_they_part
 from .objection import a_leak, blocked_in_name_only
+from .own_driver import blocks_qcom_twice, blocks_s390
 from .ownership import devices_to_unbind, nothing_is_ever_open
 from .platform_dma import blocks_and_gives_back, first_half_alone
 from .speed import a_checker
@@ -28,6 +29,8 @@ __all__ = [
     "belief_parts_from_hardware",
     "blocked_in_name_only",
     "blocks_and_gives_back",
+    "blocks_qcom_twice",
+    "blocks_s390",
     "dead_code",
     "devices_to_take",
     "devices_to_unbind",
