@@ -24,7 +24,7 @@ from .errors import refuse
 from .pagetables import iommu_map, iommu_unmap, pgsizes
 from .state import World
 from .tables import READ, WRITE
-from .vfio import PAGE, TOP, USER_PAGES, Dma, contiguous
+from .userpages import PAGE, TOP, USER_PAGES, Dma, contiguous
 
 
 @dataclass(slots=True)

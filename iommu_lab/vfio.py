@@ -16,23 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from . import behaviours, core
 from .domains import Domain, DomainType
 from .errors import KernelCrash, refuse
+from .iommufd import Context
 from .machine import Reserved
 from .pagetables import iommu_map, iommu_unmap, pgsizes
 from .rbtree import RangeTree
 from .state import Group, World
 from .tables import READ, WRITE
+from .userpages import PAGE, TOP, USER_PAGES, Dma, contiguous
 
-if TYPE_CHECKING:
-    from .iommufd import Context
-
-PAGE = 4096
-TOP = 2**64 - 1
 MAPPINGS = 65535
 """How many mappings a container may have, unless the module is told otherwise."""
 
@@ -42,22 +37,6 @@ SCRATCH = 0x10_0000
 TYPE1, TYPE1V2, DMA_CC, NESTING, NOIOMMU, UNMAP_ALL, UPDATE_VADDR = 1, 3, 4, 6, 8, 9, 10
 NESTS = ("arm-smmu", "arm-smmu-v3")
 """Drivers with ``enable_nesting``, as long as there is such an op."""
-USER_PAGES = "pages of a process"
-"""The text of a trace event whose number depends on how the process's pages lie in memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dma:
-    """One mapping as the user made it; ``pages`` is where each page of it lies."""
-
-    iova: int
-    size: int
-    prot: int
-    pages: tuple[int, ...]
-
-    @property
-    def end(self) -> int:
-        return self.iova + self.size
 
 
 @dataclass(slots=True)
@@ -674,18 +653,6 @@ class Vfio:
         if bits & (PAGE - 1):
             bits = bits & ~(PAGE - 1) | PAGE
         iommu.pgsizes = bits
-
-
-def contiguous(dma: Dma) -> list[Dma]:
-    """A mapping as runs of pages that follow one another in memory."""
-    if not dma.pages:
-        return []
-    cuts = [i + 1 for i, (a, b) in enumerate(pairwise(dma.pages)) if b != a + PAGE]
-    bounds = [0, *cuts, len(dma.pages)]
-    return [
-        Dma(dma.iova + a * PAGE, (b - a) * PAGE, dma.prot, dma.pages[a:b])
-        for a, b in pairwise(bounds)
-    ]
 
 
 def _without(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..state import Event, World
-from ..vfio import USER_PAGES
+from ..userpages import USER_PAGES
 
 
 @dataclass(frozen=True, slots=True)
