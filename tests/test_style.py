@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -19,25 +21,6 @@ SOURCES = [
     *sorted((ROOT / "tests").rglob("*.py")),
 ]
 
-# The stair: a floor may use those before it, never those after it or beside the stair. The
-# checker stands below the verbs, since it reads hardware alone and knows none of them.
-STAIR = [
-    *("errors", "datafiles", "domains", "tables", "hardware"),
-    *("verdict", "owners", "accesses", "partition", "dma_fast", "dma"),
-    *(
-        "machine",
-        "releases",
-        "drivers",
-        "state",
-        "bootline",
-        "pagetables",
-        "behaviours",
-        "core",
-        "dmaapi",
-    ),
-    "lab",
-]
-
 SCREENS = {"IPython", "anywidget", "ipywidgets", "matplotlib"}
 MAY_SEE_SCREENS = {"check", "explore", "figures", "picture"}
 
@@ -47,6 +30,7 @@ def imports(path: Path) -> Iterator[str]:
 
     ``iommu_lab.x`` for its neighbours. What is imported for a type checker alone is left out.
     """
+    package = path.relative_to(ROOT).parent.parts
     waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while waiting:
         node = waiting.pop()
@@ -56,16 +40,26 @@ def imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            start = ["iommu_lab"] if node.level else []
+            start = package[: len(package) - node.level + 1] if node.level else ()
             base = ".".join([*start, *([node.module] if node.module else [])])
             yield from ([base] if node.module else [f"{base}.{a.name}" for a in node.names])
         waiting += ast.iter_child_nodes(node)
 
 
-def neighbours(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in imports(path) if name.startswith("iommu_lab.")} - {
-        "__version__"
-    }
+def name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def part(path: Path) -> str:
+    """The module of the package that a file is, or the folder of modules that it is in."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def rooms() -> list[list[str]]:
+    """The rooms of the house from the top of CONTRIBUTING's table down, each with its modules."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = re.search(r"^\| Room .*\n\|.*\n((?:\|.*\n)+)", text, re.MULTILINE)[1]
+    return [re.findall(r"`(\w+)`", row.split("|")[1]) for row in table.splitlines()]
 
 
 def run(*command: str) -> None:
@@ -87,16 +81,32 @@ def test_types_agree():
     run("mypy")
 
 
-@pytest.mark.parametrize("floor", STAIR)
-def test_a_floor_uses_only_the_floors_before_it(floor):
-    allowed = set(STAIR[: STAIR.index(floor)])
-    assert neighbours(PACKAGE / f"{floor}.py") - allowed == set()
+def test_every_module_is_named_in_one_room():
+    named = [module for room in rooms() for module in room]
+    there = {part(path) for path in MODULES}
+    assert sorted(named) == sorted(there - {"__init__", "__main__"})
+
+
+@pytest.mark.parametrize("number", range(len(rooms())))
+def test_a_room_uses_only_itself_and_the_rooms_above_it(number):
+    house = rooms()
+    above = {module for room in house[: number + 1] for module in room}
+    below = {f"iommu_lab.{module}" for room in house for module in room if module not in above}
+    for path in (path for path in MODULES if part(path) in house[number]):
+        used = {".".join(module.split(".")[:2]) for module in imports(path)}
+        assert used & below == set(), name(path)
+
+
+def test_no_imports_go_in_a_circle():
+    modules = {name(path) for path in MODULES}
+    graph = {name(path): set(imports(path)) & modules for path in MODULES}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_only_what_draws_knows_of_screens(path):
     seen = {name.split(".")[0] for name in imports(path)} & SCREENS
-    assert not seen or path.relative_to(PACKAGE).parts[0].removesuffix(".py") in MAY_SEE_SCREENS
+    assert not seen or part(path) in MAY_SEE_SCREENS
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
