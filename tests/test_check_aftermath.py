@@ -18,7 +18,8 @@ def test_the_drivers_that_6_3_left_on_the_users_table_are_right_by_any_name():
 @pytest.mark.parametrize(
     ("answer", "hint"),
     [
-        ([*LOST, "exynos"], "is back in 6.3.8"),
+        ([*LOST, "exynos"], "in bypass, by exynos_iommu_set_platform_dma"),
+        ([*LOST, "msm"], "in bypass, by msm_iommu_set_platform_dma"),
         ([*LOST, "sun50i"], "in 6.2 the device stayed"),
         ([*LOST, "ipmmu"], "you can't attach"),
         ([*LOST, "amd"], "not built for 32-bit Arm"),

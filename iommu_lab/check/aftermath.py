@@ -59,7 +59,8 @@ def left_behind_by_6_3(answer: frozenset[str]) -> Feedback:
         elif before == "dom1":
             text = "in 6.2 the device stayed on the user's table too: nothing was lost"
         else:
-            text = f"in 6.3 detach leaves the device in {since}: its op is back in 6.3.8"
+            leaves = driver(name, "6.3").set_platform
+            text = f"in 6.3 detach leaves the device in {since}, by {leaves}"
         return Feedback(False, f"{name}: {text}.")
     return Feedback(
         False, f"Right so far; {len(right - answer)} more. Do you ask for arch='arm32'?"
