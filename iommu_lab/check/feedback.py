@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..drivers import ALIASES
 from ..lab import Lab
+from ..own import OwnDriver
 
 T = TypeVar("T")
 
@@ -89,6 +90,14 @@ def a_lab(answer: object) -> Lab:
     if not isinstance(answer, Lab):
         raise TypeError
     return answer
+
+
+def a_driver(answer: object) -> type[OwnDriver]:
+    """A class of the reader's own, or one made from it."""
+    made = answer if isinstance(answer, type) else type(answer)
+    if not issubclass(made, OwnDriver):
+        raise TypeError
+    return made
 
 
 def listed(names: Iterable[str]) -> str:

@@ -8,14 +8,7 @@ from ..errors import KernelCrash
 from ..lab import Lab
 from ..own import OwnDriver, OwnDriverError
 from ..search import Finding, shortest
-from .feedback import Feedback, exercise
-
-
-def _a_driver(answer: object) -> type[OwnDriver]:
-    made = answer if isinstance(answer, type) else type(answer)
-    if not issubclass(made, OwnDriver):
-        raise TypeError
-    return made
+from .feedback import Feedback, a_driver, exercise
 
 
 def _story(finding: Finding) -> str:
@@ -23,7 +16,7 @@ def _story(finding: Finding) -> str:
     return f"after {calls}: {finding.says}"
 
 
-@exercise("a class of your own driver", _a_driver)
+@exercise("a class of your own driver", a_driver)
 def blocks_s390(answer: type[OwnDriver]) -> Feedback:
     """Does this s390 driver of 6.0 give a true blocking domain, in every order of verbs?"""
     if answer.base != "s390":
@@ -49,7 +42,7 @@ def blocks_s390(answer: type[OwnDriver]) -> Feedback:
 WANTED = ("leak", "disagreement", "crash", "undecided")
 
 
-@exercise("a class of your own driver", _a_driver)
+@exercise("a class of your own driver", a_driver)
 def blocks_qcom_twice(answer: type[OwnDriver]) -> Feedback:
     """Is a qcom device of 6.0 where the core believes it, however often it was attached before?"""
     if answer.base not in ("qcom", "qcom_iommu"):

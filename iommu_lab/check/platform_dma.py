@@ -9,16 +9,9 @@ from ..errors import KernelCrash
 from ..hardware import Kind
 from ..lab import Lab, Step, releases
 from ..own import OwnDriver
-from .feedback import Feedback, exercise, listed, names, writes
+from .feedback import Feedback, a_driver, exercise, listed, names, writes
 
 PAGE = Step("dma_map", ("dev0", 0x8000_0000, 0x1000, "bidirectional"))
-
-
-def _a_driver(answer: object) -> type[OwnDriver]:
-    made = answer if isinstance(answer, type) else type(answer)
-    if not issubclass(made, OwnDriver):
-        raise TypeError
-    return made
 
 
 def _next_page(lab: Lab) -> str:
@@ -36,7 +29,7 @@ OPEN = {
 }
 
 
-@exercise("a class of your own driver", _a_driver)
+@exercise("a class of your own driver", a_driver)
 def blocks_and_gives_back(answer: type[OwnDriver]) -> Feedback:
     """Is a claimed s390 device of 6.0 truly blocked, and does the kernel driver get it back?"""
     if answer.base != "s390":
