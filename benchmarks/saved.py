@@ -145,8 +145,7 @@ def median(spread: str) -> float:
 
 def quote(path: Path, command: str, text: str) -> None:
     """Put ``text`` where ``path`` quotes what ``command`` writes."""
-    before, old, after = _parted(path, command)
-    del old
+    before, _, after = _parted(path, command)
     path.write_text(f"{before}{text}\n{after}", encoding="utf-8")
 
 

@@ -163,7 +163,7 @@ class Script:
         now = self.now
         if now.open.get(device) == "cdev":
             spaces = [s for s in now.spaces if s == now.attached.get(device)] or now.spaces
-            return f"map {spaces[0]}".replace("map", "fmap")
+            return f"fmap {spaces[0]}"
         container = now.held.get(now.groups.get(device, ""))
         return None if container is None else f"map {container}"
 
@@ -221,7 +221,7 @@ class Script:
             iova, size = chance.choice(((0, 2**39), (0, 2**64 - 1), (0x1000, 0x100000), (0, 0)))
         if place is None:
             return
-        words = f"un{place}".replace("unfmap", "funmap")
+        words = place.replace("map", "unmap", 1)
         everything = " all" if not place.startswith("f") and chance.random() < 0.15 else ""
         if everything and chance.random() < 0.7:
             iova = size = 0

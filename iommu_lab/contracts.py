@@ -186,7 +186,10 @@ def _believed_blocked(world: World) -> Iterator[tuple[str, Hardware]]:
 
 
 def _accesses(hardware: Hardware, device: str, count: int, seed: int) -> tuple[Any, Any, Any]:
-    """Boundary accesses around everything that the table maps, then random ones of every length."""
+    """Boundary accesses around all that the table maps, then random ones, of less than a page each.
+
+    As columns (iova, size, write); never fewer than the boundaries, whatever the ``count``.
+    """
     import numpy as np
 
     rng = np.random.default_rng(seed)
@@ -198,6 +201,7 @@ def _accesses(hardware: Hardware, device: str, count: int, seed: int) -> tuple[A
     random = rng.integers(0, 2**64, max(0, count - len(edges)), dtype=np.uint64)
     random >>= rng.integers(0, 52, len(random), dtype=np.uint64)
     iova = np.concatenate([np.array(sorted(edges), dtype=np.uint64), random])
-    size = rng.integers(1, PAGE, len(iova), dtype=np.uint64)
-    size = np.minimum(size, np.uint64(2**64 - 1) - iova + np.uint64(1))
-    return iova, np.maximum(size, np.uint64(1)), rng.integers(0, 2, len(iova)).astype(bool)
+    # How many bytes follow the first: what is left of all 2**64 would not fit in 64 bits.
+    rest = rng.integers(0, PAGE - 1, len(iova), dtype=np.uint64)
+    rest = np.minimum(rest, np.uint64(2**64 - 1) - iova)
+    return iova, rest + np.uint64(1), rng.integers(0, 2, len(iova)).astype(bool)

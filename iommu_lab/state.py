@@ -214,7 +214,7 @@ class World:
         return merged(region for device in devices for region in self.reserved(device))
 
     def locked(self, device: str) -> bool:
-        """Does firmware use a direct region of this device, whatever the kernel does?"""
+        """Does firmware need a direct region of this device, as far as the core is told?"""
         return any(region.type == "direct" for region in self.reserved(device))
 
     def group_of(self, device: str) -> Group | None:

@@ -34,6 +34,9 @@ ENDS = (
 )
 """Where a device can be after it was detached, by what its DMA reaches."""
 
+LARGE = 2**30
+"""More than any window or buffer; a longer range that leads to itself is no mapping."""
+
 
 def where(lab: Lab, device: str = "dev0", left: str | None = None) -> str:
     """Where a device is now, judged by what its DMA reaches; one of :data:`ENDS`.
@@ -49,13 +52,13 @@ def where(lab: Lab, device: str = "dev0", left: str | None = None) -> str:
     if entry.outside == "bypass":
         return "window"
     reached = list(reach(hardware, device))
-    if any(r.first == r.iova and r.last - r.first > 2**30 for r in reached):
+    if any(r.first == r.iova and r.last - r.first > LARGE for r in reached):
         return "identity"
     table = None if left is None else lab.state.domains[left].table
     if entry.table is not None and entry.table == table:
         return "still translating"
     group = lab.state.groups.get(lab.state.devices[device].group)
-    default = None if group is None or group.default is None else group.default
+    default = None if group is None else group.default
     mine = None if default is None else lab.state.domains[default].table
     if entry.table is not None and entry.table == mine:
         return "the kernel's domain"
@@ -79,7 +82,7 @@ def after_leaving(release: str, driver: str | Driver, arch: str | None = None) -
         return "none"
     world = World(lab.kernel, lab.state)
     behaviours.detach(world, domain, "dev0")
-    return where(_frozen(lab, world), "dev0", domain.name)
+    return where(lab.with_state(world.freeze()), "dev0", domain.name)
 
 
 def after_detach(release: str, driver: str | Driver, arch: str | None = None) -> str:
@@ -118,11 +121,6 @@ def _attached(release: str, driver: str | Driver, arch: str | None) -> Lab:
         lab.attach_device(domain, "dev0")
         lab.map(domain, max(IOVA, lab.state.domains[domain].first), USER_PAGES[0], PAGE)
     return lab
-
-
-def _frozen(lab: Lab, world: World) -> Lab:
-    """The lab as if the world were its next moment."""
-    return lab.with_state(world.freeze())
 
 
 # -- the three steps -------------------------------------------------------------------------------
