@@ -2,7 +2,8 @@
 
 This is the face. The steps themselves are in :mod:`~iommu_lab.threesteps`, the promises of a
 blocking domain in :mod:`~iommu_lab.contracts`, what people said and what was done in
-:mod:`~iommu_lab.history`, a driver's page in :mod:`~iommu_lab.cards`; their names are here too.
+:mod:`~iommu_lab.history`, how far they agree in :mod:`~iommu_lab.differences`, recounted in
+:mod:`~iommu_lab.counts`, a driver's page in :mod:`~iommu_lab.cards`; their names are here too.
 
 Where the audit stops: it is as good as the driver rows; a row that is an inference makes an answer
 that is an inference, and the table says so.
@@ -17,23 +18,11 @@ from typing import TYPE_CHECKING
 from .bootline import to_driver
 from .cards import Card, card
 from .contracts import Contract, verify_blocking, verify_transition
+from .counts import counts
+from .differences import always_set, compare, differences, not_set_on, offers, patched_claim
 from .drivers import rows as driver_rows
 from .errors import unknown
-from .history import (
-    always_set,
-    compare,
-    counts,
-    differences,
-    guess,
-    guesses,
-    merged,
-    named,
-    not_set_on,
-    offers,
-    patched_claim,
-    upstream,
-    with_detach,
-)
+from .history import guess, guesses, merged, named, upstream, with_detach
 from .releases import release as find_release
 from .releases import releases
 from .threesteps import (

@@ -10,18 +10,9 @@ from dataclasses import dataclass
 from html import escape
 
 from .bootline import to_driver
+from .differences import always_set, not_set_on, offers, parting, patched_claim
 from .drivers import rows
-from .history import (
-    WRITTEN_FOR,
-    always_set,
-    not_set_on,
-    offers,
-    parting,
-    patched_claim,
-    said_of,
-    upstream,
-    verdicts,
-)
+from .history import WRITTEN_FOR, said_of, upstream, verdicts
 from .threesteps import after_claim, after_leaving, detach_is_reachable, verdict
 
 WIDTH = 96

@@ -16,7 +16,8 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import audit, history
+from . import audit
+from .counts import COUNTS
 from .datafiles import datafile
 from .domains import DomainType
 from .drivers import driver, rows
@@ -244,14 +245,12 @@ def c34() -> Answer:
 
 
 def c36() -> Answer:
-    right, wrong = (len(history.COUNTS[which]()) for which in ("right", "wrong"))
+    right, wrong = (len(COUNTS[which]()) for which in ("right", "wrong"))
     return Answer(not wrong, f"{right} right, {wrong} wrong, by what the registers are told")
 
 
 def c37() -> Answer:
-    bypass, named, all_ = (
-        history.COUNTS[which]() for which in ("bypass", "bypass-by-name", "drivers")
-    )
+    bypass, named, all_ = (COUNTS[which]() for which in ("bypass", "bypass-by-name", "drivers"))
     return Answer(
         len(bypass) * 2 > len(all_),
         f"{len(bypass)} of {len(all_)} bypass by what the registers "

@@ -112,3 +112,15 @@ def test_a_driver_of_ones_own_is_held_to_its_promise():
     contract = audit.verify_blocking(Slipped, "6.0", depth=3, dmas=1_000)
     assert not contract
     assert (contract.driver, len(contract.counterexample.steps)) == ("Slipped", 1)
+
+
+def test_the_command_prints_a_table_a_card_and_a_matrix(capsys):
+    for argv, words in (
+        (["--release", "6.0"], ("s390", "rename to set_platform_dma", "real blocking domain")),
+        (["exynos"], ("exynos in Linux 6.0", "removed but for arm32")),
+        (["--driver", "exynos", "--release", "6.3"], ("exynos in Linux 6.3",)),
+        (["--matrix", "claim"], ("patch-v2", "crash")),
+    ):
+        assert audit.main(argv) == 0
+        printed = capsys.readouterr().out
+        assert [word for word in words if word not in printed] == []
