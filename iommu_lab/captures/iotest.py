@@ -2,8 +2,9 @@
 
 ``iotest`` is the program that wrote a transcript. A verb here does what that program does (open a
 file, make an ioctl, tell the device to do DMA, look at the buffer afterwards), with the model in
-the place of the kernel and :mod:`iommu_lab.captures.emulated` in the place of the machine. It reads
-steps alone; no answer comes near it.
+the place of the kernel and :mod:`iommu_lab.captures.emulated` in the place of the machine;
+what sysfs does to PCI functions is in :mod:`iommu_lab.captures.pci`. It reads steps alone; no
+answer comes near it.
 
 Where it stops: a verb whose answer the model does not know predicts nothing, and a comparison then
 calls it not modelled.
@@ -17,7 +18,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from .. import core, dmaapi
-from ..domains import Domain
 from ..errors import KernelCrash, errno_name, refuse
 from ..iommufd import Context
 from ..state import World
@@ -37,11 +37,11 @@ from ..vfio import (
 )
 from . import topology
 from .edulab import edulab
-from .emulated import PAGE, Edu, Emulator, Memory, Setup, appear
+from .emulated import PAGE, Edu, Emulator, Memory, Setup
+from .pci import MASTER_ON, MEMORY_ON, Pci, Place
 from .predictions import Prediction, traced
 from .transcript import Inputs, Step, number
 
-IO_ON, MEMORY_ON, MASTER_ON, NO_PIN = 1, 2, 4, 0x400
 PARAMETERS = {
     ("vfio", "enable_unsafe_noiommu_mode"): "switch",
     ("iommufd", "allow_unsafe_interrupts"): "switch",
@@ -55,11 +55,6 @@ PARAMETERS = {
     ("vfio_pci", "disable_vga"): "read-only",
 }
 """Module parameters that have a file; those without a rule here change nothing that is seen."""
-FIRMWARE_COMMAND = {"x86_64": 0x103, "arm64": 0, "s390x": 0}
-"""PCI_COMMAND as the firmware leaves it: on a PC, I/O, memory and SERR are on."""
-USED_BY_FIRMWARE = {"8086:2922"}
-"""Functions that a PC's firmware looks for a disk on, which leaves them bus master."""
-COMMAND_BITS = 0x507
 FILL, PRESET, READ_SLOT, MSI_SLOT = 0xCC, 0x5A, 2048, 3072
 EDU_ID = "0x10000ed"
 NOBODY = {"x86_64": "0x0", "arm64": "0xffffffff", "s390x": "0xffffffff"}
@@ -71,16 +66,6 @@ FIRST_BAR = {*REGION0, topology.ROOT_PORT, topology.HOT_PLUG_BRIDGE}
 """Functions that have a first BAR at all; the bridges' are small."""
 FIRST_REGISTER = {topology.EDU: EDU_ID, topology.E1000: "0x140240"}
 """What iotest reads from a device it has just opened, and calls its id."""
-MODULES = {"edulab": "edulab", "pci_stub": "pci-stub", "e1000": "e1000"}
-"""The modules that a script may insert, and the drivers they bring."""
-LOADED = ("vfio", "vfio_iommu_type1", "vfio-pci-core", "vfio-pci", "vfio_virqfd", "irqbypass")
-DRIVES = {topology.EDU: ("edulab",), topology.E1000: ("e1000",)}
-ENABLES_MASTER = ("edulab", "e1000")
-ENABLE_NOTHING = ("vfio-pci", "pci-stub")
-TAKE_MESSAGES = ("pcieport", "shpchp")
-"""Drivers whose interrupts are messages, so that the device's pin is switched off."""
-DOORBELL = 0x809_0000
-"""Where QEMU's virt board has the translater of messages."""
 
 
 @dataclass(slots=True)
@@ -89,8 +74,6 @@ class _Buffer:
     pages: tuple[int, ...]
 
 
-Place = tuple[str, int]
-"""Where a device's registers are: the bus's window, and a number in it, below zero by firmware."""
 UNMAPPED = ("nowhere", 0)
 
 
@@ -148,40 +131,9 @@ class IoTest:
             if (module.replace("-", "_"), name) in PARAMETERS:
                 with suppress(OSError):
                     self._set_parameter(module.replace("-", "_"), name, text)
-        self.autoprobe = True
-        """Are new devices and new drivers brought together by themselves?"""
         self.numbers: dict[str, int] = {}
         """The objects of iommufd by their names in the script."""
-        self.command = {
-            f.name: FIRMWARE_COMMAND[inputs.arch] | (MASTER_ON if f.id in USED_BY_FIRMWARE else 0)
-            for f in setup.bus.functions.values()
-        }
-        self.saved: dict[str, int] = {}
-        self.overrides: dict[str, str] = {}
-        self.drivers = {"vfio-pci"} if setup.build.vfio else set()
-        if not inputs.uname or setup.build.iommufd:
-            self.drivers.add("pci-stub")
-        self.drivers |= {f.driver for f in setup.bus.functions.values() if f.driver}
-        if setup.build.shpc:
-            self.drivers.add("shpchp")
-        self.present = set(setup.bus.functions)
-        self.places: dict[str, Place] = {}
-        for number_, function in enumerate(setup.bus.functions.values()):
-            if inputs.arch == "arm64":
-                self._assign(function.name)
-            else:
-                self.places[function.name] = function.behind, -1 - number_
-        self.bound: dict[str, str] = {
-            f.name: f.driver for f in setup.bus if f.driver and f.name not in setup.waiting
-        }
-        """The kernel driver of each function, also of those that the IOMMU does not know."""
-        for name, driver in self.bound.items():
-            self._switch_on(name, driver)
-        for function in setup.bus:
-            tried = setup.build.shpc and function.name not in setup.waiting
-            if tried and function.id == topology.HOT_PLUG_BRIDGE and inputs.arch == "x86_64":
-                # Its driver looks at it, and finds that firmware keeps it.
-                self.command[function.name] |= MASTER_ON
+        self.pci = Pci(setup, self.world, self.vfio, settle=self._sync, probed=self._probed)
         self.buffers: dict[str, _Buffer] = {}
         self.devices: dict[str, _Device] = {}
         self.edus = {
@@ -220,6 +172,10 @@ class IoTest:
             self._trace()
         return self.said
 
+    def _probed(self, bdf: str, driver: str) -> None:
+        if driver == "edulab":
+            edulab(self, bdf)
+
     def edu_of(self, bdf: str) -> Edu:
         return self.edus[bdf]
 
@@ -242,7 +198,7 @@ class IoTest:
         return True
 
     def _sync(self) -> None:
-        for name, value in self.command.items():
+        for name, value in self.pci.command.items():
             self.world.master[name] = bool(value & MASTER_ON)
         self.iommu.settle(self.world)
 
@@ -274,13 +230,13 @@ class IoTest:
 
     def do_bar(self, step: Step, name: str) -> None:
         device = self.devices[name]
-        ident = self.setup.bus.functions[device.bdf].id if device.bdf in self.present else ""
+        ident = self.setup.bus.functions[device.bdf].id if device.bdf in self.pci.present else ""
         if ident not in FIRST_BAR:
             self.control("bar", "ENOENT")
         elif REGION0.get(ident, 0) < BAR_SIZE:
             self.control("bar", "EINVAL")
         else:
-            device.bar = self.places[device.bdf]
+            device.bar = self.pci.places[device.bdf]
             self.control("bar", "OK")
         if device.bar is not None:
             self.control("edu id", EDU_ID if self._decodes(device) else NOBODY[self.inputs.arch])
@@ -291,37 +247,24 @@ class IoTest:
             raise KernelCrash(
                 "kernfs_drain_open_files", "iotest's mapping of the BAR is gone: SIGBUS"
             )
-        return self._is_decoding(device.bdf) and device.bar == self.places.get(device.bdf)
-
-    def _is_decoding(self, bdf: str) -> bool:
-        """Is memory decoding on, in the function and in each bridge on the way to it?"""
-        function = self.setup.bus.functions.get(bdf)
-        way = [] if function is None else [function, *self.setup.bus.path(function)]
-        return bool(way) and all(self.command[f.name] & MEMORY_ON for f in way)
+        return self.pci.is_decoding(device.bdf) and device.bar == self.pci.places.get(device.bdf)
 
     def _answers(self, device: _Device) -> bool:
         """Do its registers answer? Not with memory decoding off, nor at an address it has left."""
-        return self._is_decoding(device.bdf) if device.vfio_bar else self._decodes(device)
-
-    def _assign(self, bdf: str) -> None:
-        """The kernel's place for a function's registers: the lowest in its bus's window."""
-        window = self.setup.bus.functions[bdf].behind
-        used = {p for d, p in self.places.items() if d in self.present and d != bdf}
-        number_ = next(n for n in range(len(used) + 1) if (window, n) not in used)
-        self.places[bdf] = window, number_
+        return self.pci.is_decoding(device.bdf) if device.vfio_bar else self._decodes(device)
 
     def do_cmd(self, step: Step, name: str, value: str) -> None:
         device = self.devices[name]
         wanted = number(value) & 0xFFFF
-        if device.bdf not in self.present:
+        if device.bdf not in self.pci.present:
             self.control("PCI_COMMAND", "rc=-1 now=0x0")
             return
-        self.command[device.bdf] = wanted & COMMAND_BITS
+        self.pci.write_command(device.bdf, wanted)
         self._sync()
-        self.control("PCI_COMMAND", f"rc=0 now={self.command[device.bdf]:#x}")
+        self.control("PCI_COMMAND", f"rc=0 now={self.pci.command[device.bdf]:#x}")
 
     def do_showcmd(self, step: Step, name: str) -> None:
-        value = self.command.get(self.devices[name].bdf, 0)
+        value = self.pci.command.get(self.devices[name].bdf, 0)
         memory, master = int(bool(value & MEMORY_ON)), int(bool(value & MASTER_ON))
         self.control("PCI_COMMAND", f"{value:#x} (mem={memory} master={master})")
 
@@ -329,233 +272,36 @@ class IoTest:
         self.status("remove", lambda: self._remove(self.devices[name].bdf))
 
     def _remove(self, bdf: str) -> None:
-        if bdf not in self.present:
-            raise refuse("ENOENT", f"{bdf} is not there")
-        behind = [f.name for f in self.setup.bus if f.behind == bdf and f.name in self.present]
-        for name in (*reversed(behind), bdf):
-            self._unbind(name, must=False)
-        for name in behind:
-            self._remove(name)
-        if bdf in self.world.devices and self.world.devices[bdf].present:
-            core.remove(self.world, bdf)
-        self.present.discard(bdf)
-        self.overrides.pop(bdf, None)
+        gone = self.pci.remove(bdf)
         if self.world.release["pci.removed_bar"] == "unmapped":
             for device in self.devices.values():
-                if device.bdf == bdf and device.bar is not None:
+                if device.bdf in gone and device.bar is not None:
                     device.bar = UNMAPPED
 
     def do_rescan(self, step: Step) -> None:
-        self.status("rescan", self._rescan)
-
-    def _rescan(self) -> None:
-        for function in self.setup.bus.functions.values():
-            if function.name in self.present:
-                continue
-            self.present.add(function.name)
-            if self.setup.build.extended:
-                self.setup.bus.added_late.add(function.name)
-            self._assign(function.name)
-            late = function.name in self.setup.late
-            if function.translated and self.setup.active and not late:
-                with suppress(OSError):
-                    appear(self.world, self.setup, function)
-            if self.autoprobe or self.world.release["pci.autoprobe"] == "for drivers alone":
-                self._offer(function.name)
+        self.status("rescan", self.pci.rescan)
 
     # -- kernel drivers ---------------------------------------------------------------------
 
     def do_unbind(self, step: Step, name: str) -> None:
-        self.status("unbind", lambda: self._unbind(self.devices[name].bdf, must=True))
-
-    def _unbind(self, bdf: str, *, must: bool) -> None:
-        driver = self.bound.get(bdf)
-        if driver is None:
-            if must:
-                raise refuse("ENOENT", f"{bdf} has no driver")
-            return
-        if driver == "vfio-pci" and bdf in self.vfio.devices:
-            self.vfio.unregister(bdf)
-        if driver in (*ENABLES_MASTER, *TAKE_MESSAGES):
-            # shpchp gives up its interrupt, and leaves the bridge switched on.
-            self.command[bdf] &= ~(NO_PIN if driver == "shpchp" else MASTER_ON | NO_PIN)
-        if bdf in self.world.devices:
-            core.unbind(self.world, bdf)
-        del self.bound[bdf]
+        self.status("unbind", lambda: self.pci.unbind(self.devices[name].bdf, must=True))
 
     def do_bind(self, step: Step, name: str, driver: str) -> None:
         bdf = self.devices[name].bdf
-        if bdf in self.present:
-            self.overrides[bdf] = driver
-        self.status(f"bind {driver}", lambda: self._bind_through_sysfs(bdf, driver))
-
-    def _bind_through_sysfs(self, bdf: str, driver: str) -> None:
-        """The driver's ``bind`` file (bind_store in drivers/base/bus.c)."""
-        if driver not in self.drivers:
-            raise refuse("ENOENT", f"there is no driver {driver}")
-        old = self.world.release["bind.probe_error"] == "ENODEV"
-        if bdf not in self.present:
-            raise refuse("ENODEV", f"{bdf} is not there")
-        if bdf in self.bound:
-            raise refuse("ENODEV" if old else "EBUSY", f"{bdf} has a driver")
-        if not self._matches(bdf, driver):
-            raise refuse("ENODEV", f"{driver} does not drive {bdf}")
-        try:
-            self._probe(bdf, driver)
-        except OSError as error:
-            said = errno_name(error).replace("EPROBE_DEFER", "EAGAIN")
-            raise refuse("ENODEV" if old else said, str(error)) from None
-
-    def _unbind_through_sysfs(self, bdf: str, driver: str) -> None:
-        """The driver's ``unbind`` file, which knows its own devices alone (unbind_store)."""
-        if driver not in self.drivers:
-            raise refuse("ENOENT", f"there is no driver {driver}")
-        if self.bound.get(bdf) != driver:
-            raise refuse("ENODEV", f"{bdf} is not bound to {driver}")
-        self._unbind(bdf, must=True)
-
-    def _matching(self, bdf: str) -> tuple[str, ...]:
-        """The drivers that have this function in their tables."""
-        function = self.setup.bus.functions[bdf]
-        if function.driver:
-            return (function.driver,)
-        return ("shpchp",) if function.bridge else DRIVES.get(function.id, ())
-
-    def _matches(self, bdf: str, driver: str) -> bool:
-        """``pci_match_device``: an override is for its driver alone, and then for any device."""
-        override = self.overrides.get(bdf, "")
-        return override == driver if override else driver in self._matching(bdf)
-
-    def _known(self, bdf: str) -> bool:
-        """Does the IOMMU core know of this function?"""
-        return bdf in self.world.devices and self.world.devices[bdf].present
-
-    def _probe(self, bdf: str, driver: str) -> None:
-        """``really_probe``: DMA set-up, then the driver's own probe; a failure undoes both."""
-        function = self.setup.bus.functions[bdf]
-        if bdf in self.setup.waiting:
-            raise refuse("EPROBE_DEFER", f"the IOMMU of {bdf} is not there yet")
-        if self.setup.active and function.translated and not self._known(bdf):
-            # Without its IOMMU the device carries on (of_dma_configure_id).
-            with suppress(OSError):
-                appear(self.world, self.setup, function)
-        known = self._known(bdf)
-        if known:
-            core.bind(self.world, bdf, driver)
-        try:
-            if driver == "vfio-pci":
-                if function.bridge:
-                    raise refuse("EINVAL", f"{bdf} is a bridge")
-                if not known:
-                    raise refuse("EINVAL", f"{bdf} has no IOMMU group that VFIO can use")
-                self.vfio.register(bdf)
-            elif driver == "shpchp" and driver != function.driver:
-                raise refuse("ENODEV", f"firmware keeps the hot-plug controller of {bdf}")
-            elif driver != "pci-stub" and driver not in self._matching(bdf):
-                # Its probe has switched the device on before it looks, and off again.
-                self.command[bdf] = self.command[bdf] & ~MASTER_ON | MEMORY_ON
-                raise refuse("EIO", f"{driver} finds that {bdf} is not its kind of device")
-        except OSError:
-            if known:
-                core.unbind(self.world, bdf)
-            raise
-        self.bound[bdf] = driver
-        self._switch_on(bdf, driver)
-        self._sync()
-        if known:
-            self.vfio.driver_bound(bdf, driver)
-        if driver == "edulab":
-            edulab(self, bdf)
-
-    def _switch_on(self, bdf: str, driver: str) -> None:
-        """What a driver's probe does to its device (pci_enable_device, pci_set_master, MSI)."""
-        function = self.setup.bus.functions[bdf]
-        if driver in ENABLES_MASTER:
-            self.command[bdf] |= MASTER_ON | MEMORY_ON
-        elif driver in TAKE_MESSAGES:
-            bare = self.inputs.arch == "arm64" and function.id == topology.HOT_PLUG_BRIDGE
-            self.command[bdf] |= MEMORY_ON if bare else MEMORY_ON | IO_ON
-            silent = self.world.release["pcieport.upstream"] == "no service"
-            if not (silent and function.express == "upstream"):
-                self.command[bdf] |= MASTER_ON | NO_PIN
-                self._map_doorbell(bdf)
-        elif driver not in ENABLE_NOTHING:
-            self.command[bdf] |= MASTER_ON
-        if driver not in ENABLE_NOTHING:
-            self._switch_bridges_on(function)
-
-    def _switch_bridges_on(self, function: topology.Function) -> None:
-        """``pci_enable_bridge``: whoever switches a device on switches on the way to it."""
-        for bridge in self.setup.bus.path(function):
-            self.command[bridge.name] |= MASTER_ON | MEMORY_ON
-
-    def _map_doorbell(self, bdf: str) -> None:
-        """A translated message needs its doorbell mapped, once a domain (iommu_dma_prepare_msi)."""
-        software = self.setup.profile.driver == "arm-smmu-v3" and self._known(bdf)
-        where = dmaapi.backing(self.world, bdf) if software else None
-        if not isinstance(where, Domain):
-            return
-        table = self.world.table(where.table)
-        if all(run.paddr != DOORBELL for run in table):
-            dmaapi.dma_map(self.world, bdf, DOORBELL, PAGE, "from_device")
+        if bdf in self.pci.present:
+            self.pci.overrides[bdf] = driver
+        self.status(f"bind {driver}", lambda: self.pci.bind(bdf, driver))
 
     def do_probe(self, step: Step, name: str, driver: str = "") -> None:
         bdf = self.devices[name].bdf
-        if bdf not in self.present:
+        if bdf not in self.pci.present:
             self.control("probe", "ENODEV")
             return
-        self.overrides[bdf] = driver
-        self.status("probe", lambda: self._offer(bdf, strict=True))
-
-    def _offer(self, bdf: str, *, strict: bool = False) -> None:
-        """``device_attach``: the first driver that matches gets the device.
-
-        A refusal of the IOMMU core is EINVAL for the writer of ``drivers_probe``; a driver's own is
-        not told (bus_rescan_devices_helper, __device_attach_driver).
-        """
-        if bdf not in self.present:
-            raise refuse("ENODEV", f"{bdf} is not there")
-        if bdf in self.bound:
-            return
-        override = self.overrides.get(bdf, "")
-        wanted = (override,) if override else self._matching(bdf)
-        for driver in wanted:
-            if driver not in self.drivers:
-                continue
-            try:
-                self._probe(bdf, driver)
-            except OSError as error:
-                if strict and errno_name(error) in ("EBUSY", "EPROBE_DEFER"):
-                    raise refuse("EINVAL", str(error)) from None
-            return
+        self.pci.overrides[bdf] = driver
+        self.status("probe", lambda: self.pci.offer(bdf, strict=True))
 
     def do_insmod(self, step: Step, path: str) -> None:
-        self.status(f"insmod {path}", lambda: self._insmod(path))
-
-    def _insmod(self, path: str) -> None:
-        found = re.match(r"/mods/([\w-]+)\.ko$", path)
-        module = found[1] if found else ""
-        if self.setup.build.iommufd:
-            # A kernel with everything built in has no modules: the file is not there.
-            raise refuse("EBADF", f"{path} does not exist")
-        if module.replace("-", "_") in {m.replace("-", "_") for m in LOADED}:
-            raise refuse("EEXIST", f"{module} is loaded already")
-        driver = MODULES.get(module.replace("-", "_"))
-        if driver is None:
-            raise refuse("EBADF", f"{path} does not exist")
-        if driver in self.drivers:
-            raise refuse("EEXIST", f"{module} is loaded already")
-        self.drivers.add(driver)
-        for function in self.setup.bus if self.autoprobe else ():
-            free = function.name in self.present and function.name not in self.bound
-            if free and self._matches(function.name, driver):
-                self._offer_one(function.name, driver)
-
-    def _offer_one(self, bdf: str, driver: str) -> None:
-        try:
-            self._probe(bdf, driver)
-        except OSError:
-            return
+        self.status(f"insmod {path}", lambda: self.pci.insmod(path))
 
     # -- sysfs ------------------------------------------------------------------------------
 
@@ -570,31 +316,26 @@ class IoTest:
         driver = re.match(r"/sys/bus/pci/drivers/([^/]+)/(bind|unbind)$", path)
         group = re.match(r"/sys/kernel/iommu_groups/(\d+)/type$", path)
         if path == "/sys/bus/pci/rescan":
-            return self._rescan
+            return self.pci.rescan
         parameter = re.match(r"/sys/module/(\w+)/parameters/(\w+)$", path)
         if parameter:
             return lambda: self._set_parameter(parameter[1], parameter[2], text)
         if group:
             return lambda: self._write_type(int(group[1]), text)
         if driver and driver[2] == "bind":
-            return lambda: self._bind_through_sysfs(text, driver[1])
+            return lambda: self.pci.bind(text, driver[1])
         if driver:
-            return lambda: self._unbind_through_sysfs(text, driver[1])
+            return lambda: self.pci.unbind_from(text, driver[1])
         if path == "/sys/bus/pci/drivers_autoprobe":
-            return lambda: setattr(self, "autoprobe", text[:1] != "0")
+            return lambda: setattr(self.pci, "autoprobe", text[:1] != "0")
         known = re.match(r"/sys/bus/pci/drivers/([^/]+)/(new_id|remove_id)$", path)
         if known:
-            return lambda: self._change_table(known[1], text)
+            return lambda: self.pci.change_table(known[1], text)
         if path == "/sys/bus/pci/drivers_probe":
-            return lambda: self._offer(text, strict=True)
+            return lambda: self.pci.offer(text, strict=True)
         if device:
             return self._device_writer(device[1], device[2], text)
         return None
-
-    def _change_table(self, driver: str, text: str) -> None:
-        """``new_id`` and ``remove_id`` want a vendor and a device, and a script has one word."""
-        missing = driver not in self.drivers
-        raise refuse("ENOENT" if missing else "EINVAL", f"{driver} takes no {text}")
 
     def _set_parameter(self, module: str, name: str, text: str) -> None:
         build = self.setup.build
@@ -628,11 +369,11 @@ class IoTest:
         if file == "remove":
             return lambda: self._remove(bdf)
         if file == "rescan":
-            return self._rescan
+            return self.pci.rescan
         if file == "driver/unbind":
-            return lambda: self._unbind(bdf, must=True)
+            return lambda: self.pci.unbind(bdf, must=True)
         if file == "driver_override":
-            return lambda: self.overrides.__setitem__(bdf, text)
+            return lambda: self.pci.overrides.__setitem__(bdf, text)
         if file == "iommu_group/type":
             return lambda: self._write_type(self._group_number(bdf), text)
         return None
@@ -674,7 +415,7 @@ class IoTest:
         for number_, group in sorted(self.world.groups.items()):
             grouped |= set(group.devices)
             devices = ",".join(
-                f"{d}({self.world.device(d).id},drv={self.bound.get(d, '-')})"
+                f"{d}({self.world.device(d).id},drv={self.pci.bound.get(d, '-')})"
                 for d in sorted(group.devices)
             )
             told = group.devices if self.setup.active else ()
@@ -684,7 +425,7 @@ class IoTest:
             )
             kind = core.group_type(self.world, number_)
             self.say("group", f"GROUP {number_}", f"type={kind} devices={devices} resv={regions}")
-        for name in sorted(self.present - grouped):
+        for name in sorted(self.pci.present - grouped):
             self.say("group", f"NOGROUP {name}", "no group")
 
     # -- VFIO: groups and containers ---------------------------------------------------------
@@ -783,8 +524,8 @@ class IoTest:
             return
         device.open_in, device.file = self._group(name), None
         if device.open_in.devices.count(device.bdf) == 1:
-            self._enable(device.bdf)
-        self.command[device.bdf] |= MEMORY_ON | MASTER_ON
+            self.pci.enable(device.bdf)
+        self.pci.command[device.bdf] |= MEMORY_ON | MASTER_ON
         self._sync()
         ident = self.setup.bus.functions[device.bdf].id
         size = REGION0.get(ident, 0)
@@ -793,28 +534,18 @@ class IoTest:
         if size:
             self.control("edu id", FIRST_REGISTER[ident])
 
-    def _enable(self, bdf: str) -> None:
-        """``vfio_pci_core_enable``: a close restores PCI_COMMAND without bus mastering."""
-        self._switch_bridges_on(self.setup.bus.functions[bdf])
-        self.command[bdf] = self.command[bdf] & ~MASTER_ON | MEMORY_ON
-        self.saved[bdf] = self.command[bdf]
-
-    def _disable(self, bdf: str) -> None:
-        """``vfio_pci_core_disable``: bus mastering goes, the rest is as it was on open."""
-        self.command[bdf] = self.saved.pop(bdf, self.command[bdf]) & ~MASTER_ON
-
     def do_closedev(self, step: Step, name: str) -> None:
         device = self.devices[name]
         device.vfio_bar = False
         group, device.open_in = device.open_in, None
         if group is not None:
             if group.devices.count(device.bdf) == 1:
-                self._disable(device.bdf)
+                self.pci.disable(device.bdf)
             self.status("close dev", lambda: self.vfio.close_device(group, device.bdf))
         elif device.file is not None:
             file, device.file = device.file, None
             if file.context is not None:
-                self._disable(device.bdf)
+                self.pci.disable(device.bdf)
             self.status("close dev", lambda: self.vfio.close_file(file))
 
     def do_closegroup(self, step: Step, name: str) -> None:
@@ -954,7 +685,7 @@ class IoTest:
         if self.iommufd is None:
             raise refuse("EBADF" if self.contexts else "EINVAL", "/dev/iommu is not open")
         found = self.vfio.bind_file(file, self.iommufd)
-        self._enable(device.bdf)
+        self.pci.enable(device.bdf)
         return found
 
     def do_ioas(self, step: Step, name: str) -> None:
