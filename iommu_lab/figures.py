@@ -12,6 +12,7 @@ import io
 from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
 
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
@@ -57,16 +58,16 @@ class Drawing(NamedTuple):
         width = round(self.figure.get_figwidth() * DPI)
         return {
             "text/plain": self.says,
-            "text/html": still(data, self.says, width),
+            "text/html": still(data, self.says, width, self.figure.get_gid() or ""),
             "image/png": data,
         }
 
 
-def still(png: str, says: str, width: int) -> str:
-    """An ``<img>`` of a PNG in base64, with its sentence."""
+def still(png: str, says: str, width: int, marks: str) -> str:
+    """An ``<img>`` of a PNG in base64, with its sentence and the digest of what was drawn."""
     return (
         f'<img alt="{escape(says)}" width="{width}" style="max-width:100%;height:auto" '
-        f'src="data:image/png;base64,{png}">'
+        f'data-marks="{marks}" src="data:image/png;base64,{png}">'
     )
 
 
@@ -117,7 +118,10 @@ def of(picture: Picture) -> Drawing:
 
 
 def drawn(sheet: Sheet) -> Figure:
-    """A sheet of marks as a figure, a pixel of the sheet to a pixel at 100 dots an inch."""
+    """A sheet of marks as a figure, a pixel of the sheet to a pixel at 100 dots an inch.
+
+    Its ``gid`` is a digest of the marks: the same on every machine, as the pixels are not.
+    """
     width, height = sheet.width + 2 * MARGIN, sheet.height + MARGIN
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
@@ -125,6 +129,7 @@ def drawn(sheet: Sheet) -> Figure:
     axes.axis("off")
     for mark in sheet.marks:
         _draw(axes, mark)
+    figure.set_gid(f"{crc32(repr(sheet).encode()):08x}")
     return figure
 
 

@@ -486,6 +486,9 @@ def _lane(rows: Sequence[Row | None], lane: int, y: float, column: float) -> Ite
             whole = f"{words.word} {words.more}" if words.word in NAMED else words.word
             fits = measured(whole, 10.5) < width - 10
             text = whole if fits else cut(words.word, width - 10, 10.5)
+            if hatch:  # the word has to be read on it
+                room = min(measured(text, 10.5) + 6, width - 8)
+                yield Box(x + 4, y + 2, room, LANE - 4, "paper", alpha=0.85)
             yield Text(x + 6, y + 13.5, text, 10.5)
         begin = number
 

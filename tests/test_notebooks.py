@@ -15,6 +15,7 @@ from nbformat import NotebookNode
 
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 ALT = re.compile(r'\balt="([^"]*)"')
+MARKS = re.compile(r'\bdata-marks="([^"]*)"')
 LONGEST = 30  # seconds, from top to bottom
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -68,7 +69,7 @@ def verdicts(notebook: NotebookNode) -> list[str]:
 def readable(notebook: NotebookNode) -> dict[str, list[str]]:
     """By cell, all that a reader can read in its outputs: text, streams, pictures' alt texts.
 
-    Pictures themselves are left out, since their bytes differ between platforms.
+    Of a picture there is the digest of its marks, since its bytes differ between platforms.
     """
     found = {}
     for cell in code_cells(notebook):
@@ -80,7 +81,8 @@ def readable(notebook: NotebookNode) -> dict[str, list[str]]:
             lines += [f"{output.name}: {output.text}"] if output.output_type == "stream" else []
             lines += [output.ename] if output.output_type == "error" else []
             lines += [data[kind] for kind in ("text/plain", "text/markdown") if kind in data]
-            lines += [f"alt: {alt}" for alt in ALT.findall(data.get("text/html", ""))]
+            for name, what in (("alt", ALT), ("marks", MARKS)):
+                lines += [f"{name}: {said}" for said in what.findall(data.get("text/html", ""))]
     return found
 
 
