@@ -15,14 +15,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .bootline import GivesDriver, to_driver
-from .closedworld import IOVA, PAGE, USER_PAGES, opening
 from .drivers import Driver
 from .hardware import Entry, Frozen, Hardware, Kind
 from .lab import Lab
 from .reach import reach
-from .search import Place, Walk
+from .search import IOVA, PAGE, USER_PAGES, Finding, Place, Walk, opening
 from .state import World
-from .trouble import Finding
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from .bootline import to_driver
-from .closedworld import OWNER
 from .datafiles import datafile
 from .domains import DomainType
 from .errors import KernelCrash
@@ -34,6 +33,7 @@ from .history import (
     with_detach,
 )
 from .lab import Lab
+from .search import OWNER
 from .threesteps import after_claim, after_leaving, default_is_set, verdict
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ from .errors import ERRNOS, unknown
 from .lab import Lab
 from .owners import NOBODY, NOTHING_REACHED, Owners
 from .reach import reach
-from .search import DESIGNS, Result
-from .trouble import FINDINGS
+from .search import DESIGNS, FINDINGS, Result
 
 if TYPE_CHECKING:
     import pandas as pd

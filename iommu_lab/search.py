@@ -1,13 +1,27 @@
 """The search: every sequence of verbs up to a length, and the shortest one that ends badly.
 
 States are values, so a breadth-first search over all verbs and arguments of a small closed world
-(:mod:`~iommu_lab.closedworld`) visits each situation once. It ends with the shortest sequence for
-each kind of :mod:`~iommu_lab.trouble`.
+visits each situation once. It ends with the shortest sequence for each of five findings:
+
+* **leak**: a user-owned device reaches memory that its user was never given;
+* **disagreement**: the core believes one thing and the hardware does another;
+* **crash**: the kernel would follow a NULL pointer, hit a BUG or never return;
+* **lost**: a kernel driver is bound, nobody attached a domain of their own, and the address that
+  the DMA API gives is dead;
+* **undecided**: a user-owned device is in a hardware state that nobody has described.
+
+The closed world: two devices in one group and one apart (three apart where the driver gives each
+device a group of its own), one more that may come late, two domains, two pages of the user's, one
+owner, and one kernel driver with one buffer that it maps once at a time.
 
 Nothing is tried twice: a verb is run once for each combination of the things that it looks at in a
-state, and its effect on them is remembered (:mod:`~iommu_lab.statespace`). Names that play the same
-part are taken in order (the second domain only after the first was used), which leaves out only
-renamings of other sequences.
+state, and its effect on them is remembered. Names that play the same part are taken in order (the
+second domain only after the first was used), which leaves out only renamings of other sequences.
+
+Callers keep their contracts: the DMA API is called by a bound kernel driver, nobody frees a domain
+that the core believes attached, gives back a default domain that nobody uses, or releases what
+nobody claimed. No failure of memory or of a driver is injected. ``map_many`` does what ``map``
+does, and binding ``vfio-pci`` does nothing to the IOMMU core.
 
 A finding is what the model does, from sources that were read; it is not a report of a bug in a
 kernel.
@@ -23,22 +37,58 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .bootline import GivesDriver
-from .closedworld import Alike, alike_names, allowed, alphabet, opening
+from . import core, dmaapi
+from .behaviours import STAYS_LISTED
+from .bootline import GivesDriver, to_driver
+from .domains import Domain, DomainType
 from .drivers import Driver
 from .drivers import driver as find_driver
 from .drivers import rows as driver_rows
 from .errors import KernelCrash, unknown
-from .hardware import Entry
+from .hardware import Entry, Frozen, Kind
 from .lab import Lab, Step, perform
-from .state import State, World
-from .statespace import Node, Remembered, States, Watched, put
-from .trouble import FINDINGS, LOOKS, Finding
+from .machine import Device, Machine, Region
+from .reach import reach, undecided
+from .state import Group, Kernel, State, World
 
 if TYPE_CHECKING:
     import pandas as pd
 
+FINDINGS = ("leak", "disagreement", "crash", "lost", "undecided")
 DESIGNS = ("5.19", "6.0", "patch-v2", "plan", "6.3", "6.7", "6.12", "7.2")
+
+OWNER, KERNEL_DRIVER = "user", "kernel-driver"
+PAGE = 4096
+USER_PAGES = (0x9000_0000, 0x9000_1000)
+KERNEL_BUFFER = 0x8000_0000
+IOVA = 0x10_0000
+MEMORY = (
+    Region(0x0000_0000, 0x3FFF_FFFF, "kernel"),
+    Region(KERNEL_BUFFER, KERNEL_BUFFER + PAGE - 1, "driver buffer"),
+    Region(USER_PAGES[0], USER_PAGES[1] + PAGE - 1, "user"),
+)
+DEVICES = ("dev0", "dev1", "dev2")
+LATE = "dev3"
+DOMAINS = ("dom1", "dom2")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The shortest way to one kind of trouble: the steps, and a sentence for what is wrong."""
+
+    kind: str
+    steps: tuple[Step, ...]
+    says: str
+    device: str = ""
+    iova: int | None = None
+    paddr: int | None = None
+
+    def __str__(self) -> str:
+        calls = "\n".join(f"  {n}. {step}" for n, step in enumerate(self.steps, 1))
+        count = f"{len(self.steps)} step{'s' if len(self.steps) != 1 else ''}"
+        return f"{self.kind} after {count}:\n{calls}\n  {self.says}"
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True)
@@ -81,6 +131,538 @@ class Result:
         return "\n".join([f"{self.driver} ({self.arch}) in {self.release}: {looked}", *found])
 
     __repr__ = __str__
+
+
+def closed_world(grouping: str) -> Machine:
+    """Two devices in one group and one apart; three apart where the driver never shares a group."""
+    shared = (0, 0, 1) if grouping != "own" else (0, 1, 2)
+    devices = tuple(Device(name, group) for name, group in zip(DEVICES, shared, strict=True))
+    return Machine(devices=devices, memory=MEMORY)
+
+
+def opening(release: str, driver: str | Driver | GivesDriver, arch: str | None = None) -> Lab:
+    """The closed world before the first verb: three devices and two empty domains.
+
+    A driver that has no UNMANAGED domain to give starts without domains.
+    """
+    row = to_driver(driver, release)
+    lab = Lab(release, row, machine=closed_world(row.grouping_on(arch or row.arch)), arch=arch)
+    if DomainType.UNMANAGED in row.accepts:
+        for _ in DOMAINS:
+            lab.alloc_domain("unmanaged")
+    return lab
+
+
+def iovas(driver: Driver) -> tuple[int, int]:
+    """Two neighbouring pages inside the driver's aperture."""
+    first = max(IOVA, driver.first)
+    return first, first + PAGE
+
+
+def alphabet(lab: Lab) -> tuple[Step, ...]:
+    """Every verb of the face that this release has, with every argument of the closed world."""
+    machine = lab.machine
+    devices = [d.name for d in machine.devices]
+    groups = sorted({d.group for d in machine.devices})
+    domains = [name for name in DOMAINS if name in lab.state.domains]
+    verbs: list[Step] = []
+    for domain in domains:
+        for device in devices:
+            verbs += [
+                Step("attach_device", (domain, device)),
+                Step("detach_device", (domain, device)),
+            ]
+        for group in groups:
+            verbs += [
+                Step(verb, (domain, group))
+                for verb in ("attach_group", "detach_group", "replace_domain")
+            ]
+        for iova, paddr in zip(iovas(lab.driver), USER_PAGES, strict=True):
+            verbs += [
+                Step("map", (domain, iova, paddr, PAGE, "rw")),
+                Step("unmap", (domain, iova, PAGE)),
+            ]
+        verbs.append(Step("free_domain", (domain,)))
+    for group in groups:
+        verbs += [
+            Step("claim_dma_owner", (group, OWNER)),
+            Step("release_dma_owner", (group,)),
+            *(Step("set_group_type", (group, word)) for word in core.WRITABLE),
+        ]
+    for device in devices:
+        verbs += [
+            Step("claim_device", (device, OWNER)),
+            Step("release_device_owner", (device,)),
+            Step("use_default_domain", (device,)),
+            Step("unuse_default_domain", (device,)),
+            Step("bind", (device, KERNEL_DRIVER)),
+            Step("unbind", (device,)),
+            Step("remove", (device,)),
+            Step("probe", (device,)),
+            Step("dma_map", (device, KERNEL_BUFFER, PAGE, "bidirectional")),
+            Step("set_bus_master", (device, True)),
+            Step("set_bus_master", (device, False)),
+            Step("power_cycle", (device,)),
+        ]
+    for device in devices:
+        mapped = lab.replay([Step("dma_map", (device, KERNEL_BUFFER, PAGE, "bidirectional"))])
+        address = mapped.moments[-1].result  # the one that the driver gets each time, or an errno
+        if isinstance(address, int):
+            verbs.append(Step("dma_unmap", (device, address, PAGE)))
+    joins = len(groups) if lab.driver.grouping_on(lab.kernel.arch) == "own" else groups[0]
+    verbs += [Step("late_join", (LATE, joins)), Step("advance", (dmaapi.FLUSH_MS,))]
+    return tuple(v for v in verbs if _has(lab.kernel, v.verb))
+
+
+def _has(kernel: Kernel, verb: str) -> bool:
+    needs = core.NEEDS.get(verb)
+    return needs is None or kernel.release[needs[0]] in needs[1]
+
+
+# -- what a caller may do --------------------------------------------------------------------------
+
+
+def _there(w: World, step: Step) -> bool:
+    """Do the domain and the group that a step names exist, and may a caller do this now?"""
+    first = step.args[0] if step.args else None
+    if first in DOMAINS and first not in w.domains:
+        return False
+    group = _group(step)
+    if group is not None and group not in w.groups and step.verb != "late_join":
+        return False
+    if step.verb == "late_join":
+        return LATE not in w.devices
+    if step.verb == "free_domain":
+        return all(first not in (g.domain, g.default, g.blocking) for g in w.groups.values())
+    if step.verb == "release_dma_owner":
+        return group is not None and w.groups[group].owner is not None
+    if step.verb == "release_device_owner":
+        mine = w.group_of(str(first))
+        return mine is not None and mine.owner is not None
+    if step.verb == "unuse_default_domain":
+        return _users(w, str(first)) > 0
+    if step.verb == "use_default_domain":
+        return _users(w, str(first)) == 0
+    if step.verb in ("dma_map", "dma_unmap"):
+        bound = w.devices[str(first)].driver == KERNEL_DRIVER
+        return bound and _buffer_is_mapped(w, str(first)) == (step.verb == "dma_unmap")
+    return True
+
+
+def _group(step: Step) -> int | None:
+    """The group that a step names; it may have died with its last device."""
+    return next((a for a in step.args[:2] if type(a) is int and a < PAGE), None)
+
+
+def _users(w: World, device: str) -> int:
+    """How often ``use_default_domain`` was called for this device's group, kernel drivers apart."""
+    group = w.group_of(device)
+    if group is None or group.owner is not None:
+        return 0
+    return group.owner_cnt - sum(w.devices[d].driver is not None for d in group.devices)
+
+
+def _buffer_is_mapped(w: World, device: str) -> bool:
+    """Has the driver its one buffer mapped already?"""
+    try:
+        where = dmaapi.backing(w, device)
+    except KernelCrash:
+        return False
+    if where is None:
+        return False  # the address is the physical one, and nothing changes
+    table = where if isinstance(where, str) else where.table
+    return any(run.paddr == KERNEL_BUFFER for run in w.table(table))
+
+
+# -- what counts as trouble ------------------------------------------------------------------------
+
+
+def leaks(w: World) -> Iterator[Finding]:
+    """A user-owned device reaches memory that its user was never given."""
+    given = (USER_PAGES[0], USER_PAGES[1] + PAGE - 1)
+    for device, group in _owned(w):
+        for found in reach(w.hardware_of(device), device):
+            if not given[0] <= found.first <= found.last <= given[1]:
+                paddr = found.first if found.first < given[0] else max(found.first, given[1] + 1)
+                owner = w.kernel.machine.owner_at(paddr)
+                may = "reaches" if found.sure else "may reach, through a stale IOTLB entry,"
+                yield Finding(
+                    "leak",
+                    (),
+                    f"{device} of group {group.number}, owned by {group.owner!r}, {may} "
+                    f"{paddr:#x}, memory of {owner}",
+                    device,
+                    found.iova + paddr - found.first,
+                    paddr,
+                )
+                break
+
+
+def disagreements(w: World) -> Iterator[Finding]:
+    """The core believes one thing, the hardware does another."""
+    for group in w.groups.values():
+        if group.domain is None:
+            continue
+        domain = w.domains[group.domain]
+        for device in group.devices:
+            if w.devices[device].deferred:
+                continue
+            entry = w.entries[device]
+            if domain.type is DomainType.BLOCKED or domain.substitute:
+                agrees = entry.kind is not Kind.UNKNOWN
+                agrees = agrees and next(reach(w.hardware_of(device), device), None) is None
+                believed = "blocked"
+            elif domain.type is DomainType.IDENTITY:
+                agrees, believed = entry.kind is Kind.BYPASS, "in identity"
+            elif domain.type.paging:
+                agrees = entry.kind in (Kind.TABLE, Kind.PLATFORM) and entry.table == domain.table
+                table = "" if domain.table == domain.name else f", whose table is {domain.table}"
+                believed = f"attached to {domain.name}{table}"
+            else:
+                continue
+            if not agrees:
+                yield Finding(
+                    "disagreement",
+                    (),
+                    f"the core believes {device} {believed}; the hardware has it {_is(entry)}",
+                    device,
+                )
+
+
+def _is(entry: Entry) -> str:
+    if entry.kind is Kind.UNKNOWN:
+        return f"in a state that is unknown: {entry.why}"
+    return f"on the table of {entry.table}" if entry.table else f"in {entry.kind.value}"
+
+
+def lost(w: World) -> Iterator[Finding]:
+    """A kernel driver is bound and what the DMA API would give it does not get through."""
+    if w.driver.boot == "mock":
+        return  # a device in software makes no DMA that could get lost
+    for device, at in w.devices.items():
+        if at.driver is None or at.driver in core.MANAGES_DMA_ITSELF or at.deferred:
+            continue
+        group = w.group_of(device)
+        if group is not None and group.domain in DOMAINS:
+            continue  # somebody attached a domain of their own, and knows it
+        try:
+            where = dmaapi.backing(w, device)
+        except KernelCrash:
+            continue
+        entry = w.entries[device]
+        if where is None:
+            alive = any(
+                r.first <= KERNEL_BUFFER <= r.last and r.iova == r.first
+                for r in reach(w.hardware_of(device), device)
+            )
+            gets = "the physical address"
+        else:
+            table = where if isinstance(where, str) else where.table
+            alive = entry.table == table and entry.kind in (Kind.TABLE, Kind.PLATFORM)
+            gets = f"addresses of {where if isinstance(where, str) else where.name}"
+        if not alive and entry.kind is not Kind.UNKNOWN:
+            yield Finding(
+                "lost",
+                (),
+                f"{device} is bound to {at.driver}, which gets {gets}; "
+                f"the hardware has it {_is(entry)}",
+                device,
+            )
+
+
+def undescribed(w: World) -> Iterator[Finding]:
+    """A user-owned device is in a hardware state that nobody has described."""
+    if w.driver.boot == "mock":
+        return
+    for device, group in _owned(w):
+        if undecided(w.hardware_of(device), device):
+            why = w.entries[device].why
+            yield Finding("undecided", (), f"{device}, owned by {group.owner!r}: {why}", device)
+
+
+LOOKS: dict[str, Callable[[World], Iterator[Finding]]] = {
+    "leak": leaks,
+    "disagreement": disagreements,
+    "lost": lost,
+    "undecided": undescribed,
+}
+
+
+def _owned(w: World) -> Iterator[tuple[str, Group]]:
+    for group in w.groups.values():
+        if group.owner is not None:
+            for device in group.devices:
+                yield device, group
+
+
+# -- states as strings -----------------------------------------------------------------------------
+
+Node = str
+"""A state as a string: the character at each place is the number of what stands there. The first is
+the kernel; then comes a place for each thing that any state has, or ``ABSENT`` where it has not."""
+
+KEPT = ("groups", "devices", "domains", "entries", "tables", "notes", "iovas")
+"""The parts by which states differ here. Whoever drives a device can let it be bus master, so the
+bit says nothing about what may be reached, and states that differ in it alone are one."""
+
+ABSENT = "\0"
+WIDTH = 160
+KERNEL: tuple[str, Any] = ("kernel", None)
+
+
+class States:
+    """Every thing that was met in some state, numbered, and the way back to the state itself."""
+
+    def __init__(self, lab: Lab, users: bool | None = None) -> None:
+        self._opening = lab.state
+        self.users_matter = users_matter(lab.driver) if users is None else users
+        self._places: dict[tuple[str, Any], int] = {}
+        self._keys: dict[str, list[Any]] = {name: [] for name in (KERNEL[0], *KEPT)}
+        self._things: list[list[Any]] = []
+        self._numbers: list[dict[Any, str]] = []
+        self._depend_on_all: list[Remembered] = []
+        start = [self.number(KERNEL, lab.kernel)]
+        for name in KEPT:
+            start += [self.number((name, key), t) for key, t in lab.state.part(name).items()]
+        self.start = put(ABSENT * WIDTH, start)
+
+    def place(self, of: tuple[str, Any]) -> int:
+        """Where in the string this thing of a part stands."""
+        place = self._places.get(of)
+        if place is None:
+            place = self._places[of] = len(self._things)
+            if place == WIDTH:
+                raise ValueError(f"a state has at most {WIDTH} things, and {of} is one more")
+            self._keys[of[0]].append(of[1])
+            self._things.append([None])
+            self._numbers.append({None: ABSENT})
+            for remembered in self._depend_on_all:
+                remembered.forget()  # it looked at all things there were, and now there is another
+            self._depend_on_all.clear()
+        return place
+
+    def keys(self, name: str) -> list[Any]:
+        """The names of a part's things, those that a state may lack included."""
+        return self._keys[name]
+
+    def number(self, of: tuple[str, Any], thing: Any) -> tuple[int, str]:
+        """The place of a thing, and the character that stands for its value."""
+        place = self.place(of)
+        if isinstance(thing, Domain) and thing.users:
+            thing = replace(thing, users=tuple(sorted(thing.users)) if self.users_matter else ())
+        numbers, things = self._numbers[place], self._things[place]
+        character = numbers.get(thing)
+        if character is None:
+            character = numbers[thing] = chr(len(things))
+            things.append(thing)
+        return place, character
+
+    def at(self, node: Node, place: int) -> Any:
+        return self._things[place][ord(node[place])]
+
+    def kernel(self, node: Node) -> Kernel:
+        kernel: Kernel = self.at(node, 0)
+        return kernel
+
+    def part(self, node: Node, name: str) -> dict[Any, Any]:
+        found = ((key, self.at(node, self._places[name, key])) for key in self._keys[name])
+        return {key: thing for key, thing in found if thing is not None}
+
+    def depends_on_all(self, remembered: Remembered) -> None:
+        self._depend_on_all.append(remembered)
+
+    def state(self, node: Node) -> State:
+        return self._opening.having({name: Frozen(self.part(node, name)) for name in KEPT})
+
+    def world(self, node: Node) -> World:
+        """A workbench with the state of this node on it."""
+        return World(self.kernel(node), self.state(node))
+
+    def watched(self, node: Node) -> Watched:
+        return Watched(self, node, self._opening)
+
+
+def users_matter(driver: Driver) -> bool:
+    """Does this driver ever ask which devices a domain has? Where not, states may differ in it."""
+    asks = ("one-device", "at-power-up", "one-domain", "bypass-first")
+    listed = driver.keeps in STAYS_LISTED or driver.pagetable == "virtio"
+    return driver.attach in asks or listed or bool(driver.own)
+
+
+def put(node: Node, characters: Iterable[tuple[int, str]]) -> Node:
+    """The node with these characters at their places."""
+    pieces, at = [], 0
+    for place, character in sorted(characters):
+        pieces += [node[at:place], character]
+        at = place + 1
+    return "".join([*pieces, node[at:]])
+
+
+class Watched(World):
+    """A workbench that notes, in order, which things of the state a verb looks at."""
+
+    def __init__(self, states: States, node: Node, opening: State) -> None:
+        super().__init__(states.kernel(node), opening)
+        self.looked_at: dict[int, None] = {states.place(KERNEL): None}
+        self.looked_at_all: dict[str, int] = {}
+        self._states, self._node = states, node
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in KEPT:
+            return super().__getattr__(name)
+        part = self.__dict__[name] = _WatchedPart(self._states, self._node, name, self)
+        return part
+
+    @property
+    def overlooked(self) -> bool:
+        """Has a part got a thing with a new name since all its things were looked at?"""
+        return any(len(self._states.keys(n)) > many for n, many in self.looked_at_all.items())
+
+    def characters(self) -> tuple[tuple[int, str], ...]:
+        """What is different now: places, and what stands there."""
+        found = []
+        if self.kernel is not self._states.kernel(self._node):
+            found.append(self._states.number(KERNEL, self.kernel))
+        for name in KEPT:
+            part = self.__dict__.get(name)
+            if part is not None:
+                found += part.characters()
+        same = {(place, self._node[place]) for place in self.looked_at}
+        return tuple(sorted(c for c in found if c not in same))
+
+
+class _WatchedPart(dict[Any, Any]):
+    """One part on the workbench: a thing is taken out of the state when it is first looked at."""
+
+    __slots__ = ("_looked", "_mine", "_name", "_node", "_states", "_world")
+
+    def __init__(self, states: States, node: Node, name: str, world: Watched) -> None:
+        super().__init__()
+        self._states, self._node, self._name, self._world = states, node, name, world
+        self._looked: set[Any] = set()
+        self._mine: set[Any] = set()
+
+    def _look(self, key: Any) -> None:
+        if key in self._looked:
+            return
+        self._looked.add(key)
+        place = self._states.place((self._name, key))
+        self._world.looked_at[place] = None
+        if self._node[place] != ABSENT:
+            super().__setitem__(key, self._states.at(self._node, place))
+
+    def _look_at_all(self) -> None:
+        keys = self._states.keys(self._name)
+        self._world.looked_at_all.setdefault(self._name, len(keys))
+        for key in keys:
+            self._look(key)
+
+    def characters(self) -> Iterator[tuple[int, str]]:
+        for key in self._mine:
+            yield self._states.number((self._name, key), super().get(key))
+
+    def __getitem__(self, key: Any) -> Any:
+        self._look(key)
+        return super().__getitem__(key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self._look(key)
+        return super().get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        self._look(key)
+        return super().__contains__(key)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._look_at_all()
+        return super().__iter__()
+
+    def __len__(self) -> int:
+        self._look_at_all()
+        return super().__len__()
+
+    def keys(self) -> Any:
+        self._look_at_all()
+        return super().keys()
+
+    def values(self) -> Any:
+        self._look_at_all()
+        return super().values()
+
+    def items(self) -> Any:
+        self._look_at_all()
+        return super().items()
+
+    def __setitem__(self, key: Any, thing: Any) -> None:
+        self._looked.add(key)
+        self._mine.add(key)
+        super().__setitem__(key, thing)
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return super().__getitem__(key)
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        if key not in self:
+            return super().pop(key, *default)
+        thing = super().__getitem__(key)
+        del self[key]
+        return thing
+
+    def __delitem__(self, key: Any) -> None:
+        self._look(key)
+        self._mine.add(key)
+        super().__delitem__(key)
+
+
+class Remembered:
+    """A question about a world, asked once for each combination of the things that it looks at.
+
+    What was asked is kept as a tree: each fork is a place in the state, each branch what may stand
+    there. Two states that agree in everything on one way through the tree get one answer, for a
+    verb can't depend on what it never looked at.
+    """
+
+    def __init__(self, states: States, ask: Callable[[Watched], Any]) -> None:
+        self._states = states
+        self._ask = ask
+        self._tree: dict[str, Any] = {}
+        self._first = states.place(KERNEL)
+
+    def __call__(self, node: Node) -> Any:
+        at = self._tree.get(node[self._first])
+        while at.__class__ is tuple:
+            at = at[1].get(node[at[0]])
+        return self._learn(node) if at is None else at.answer
+
+    def _learn(self, node: Node) -> Any:
+        world = self._states.watched(node)
+        answer = self._ask(world)
+        if world.overlooked:
+            return answer  # all its things will be more the next time: nothing to go by yet
+        branches, (_, *rest) = self._tree, world.looked_at
+        here = self._first
+        for place in rest:
+            fork = branches.setdefault(node[here], (place, {}))
+            if fork[0] != place:
+                raise AssertionError("a verb looked at a state in a different order this time")
+            here, branches = fork
+        branches[node[here]] = Answer(answer)
+        if world.looked_at_all:
+            self._states.depends_on_all(self)
+        return answer
+
+    def forget(self) -> None:
+        self._tree.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    answer: Any
+
+
+# -- the search itself -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +747,7 @@ class Walk:
 
     def __iter__(self) -> Iterator[Visit]:
         verbs = [(s, self._effect(s), *self._uses(s)) for s in alphabet(self.lab)]
-        ways: dict[int, list[tuple[Step, Remembered, int]]] = {}
+        allowed: dict[int, list[tuple[Step, Remembered, int]]] = {}
         started = time.perf_counter()
         frontier = [self.start]
         for level in range(1, self.depth + 1):
@@ -177,14 +759,14 @@ class Walk:
                         return
                     if self.progress is not None:
                         self.progress(level, self.seen, len(frontier) - number)
-                if place.used not in ways:
-                    ways[place.used] = [
+                if place.used not in allowed:
+                    allowed[place.used] = [
                         (s, effect, place.used | uses)
                         for s, effect, uses, after in verbs
                         if not after & ~place.used
                     ]
-                self.verbs += len(ways[place.used])
-                for step, effect_of, used in ways[place.used]:
+                self.verbs += len(allowed[place.used])
+                for step, effect_of, used in allowed[place.used]:
                     effect: Effect = effect_of(place.node)
                     if effect.crash is not None:
                         yield Visit(place, step, effect, None)
@@ -228,7 +810,7 @@ class Walk:
         run = perform(step)
 
         def ask(world: Watched) -> Effect:
-            if not allowed(world, step):
+            if not _there(world, step):
                 return Effect(())
             try:
                 run(world)
@@ -253,6 +835,24 @@ class Walk:
                         after |= 1 << (bit + place - 1)
             bit += len(names)
         return uses, after
+
+
+Alike = tuple[frozenset[Any], ...]
+
+
+def alike_names(lab: Lab) -> tuple[Alike, ...]:
+    """Names that play the same part, in the order in which they are used; several for one thing.
+
+    Domains and pages differ in nothing. Devices that share a group do, since a group's list has an
+    order; devices that each have a group of their own do not. To a reader's driver that looks at
+    names none but the pages are alike.
+    """
+    rows: list[list[tuple[Any, ...]]] = [[(iova,) for iova in iovas(lab.driver)]]
+    if not lab.driver.sees_names:
+        rows.insert(0, [(domain,) for domain in DOMAINS])
+    if not lab.driver.sees_names and lab.driver.grouping_on(lab.kernel.arch) == "own":
+        rows.append([(device.name, device.group) for device in lab.machine.devices])
+    return tuple(tuple(frozenset(names) for names in row) for row in rows)
 
 
 def shortest(

@@ -15,12 +15,12 @@ from contextlib import suppress
 from typing import Any
 
 from . import behaviours
-from .closedworld import IOVA, OWNER, PAGE, USER_PAGES
 from .drivers import Driver
 from .errors import KernelCrash, NotInRelease
 from .hardware import Kind
 from .lab import Lab
 from .reach import reach
+from .search import IOVA, OWNER, PAGE, USER_PAGES
 from .state import World
 
 ENDS = (

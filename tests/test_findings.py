@@ -7,8 +7,7 @@ import pytest
 from iommu_lab.errors import UnknownName
 from iommu_lab.findings import kept, shortest_by_driver, story, told, totals
 from iommu_lab.lab import Lab
-from iommu_lab.search import DESIGNS, drivers_and_arches, shortest
-from iommu_lab.trouble import FINDINGS
+from iommu_lab.search import DESIGNS, FINDINGS, drivers_and_arches, shortest
 
 
 def test_belief_and_hardware_stand_beside_each_call():

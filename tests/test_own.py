@@ -7,14 +7,21 @@ from dataclasses import replace
 
 import pytest
 
-from iommu_lab.closedworld import DOMAINS, alike_names, opening
 from iommu_lab.contracts import verify_blocking, verify_transition
 from iommu_lab.domains import DomainType
 from iommu_lab.drivers import driver
 from iommu_lab.errors import KernelCrash, UnknownName
 from iommu_lab.lab import Lab, Step
 from iommu_lab.own import UNSUITED, OwnDriver, OwnDriverError
-from iommu_lab.search import Walk, drivers_and_arches, shortest, shortest_leak
+from iommu_lab.search import (
+    DOMAINS,
+    Walk,
+    alike_names,
+    drivers_and_arches,
+    opening,
+    shortest,
+    shortest_leak,
+)
 
 
 class BlockingS390(OwnDriver):

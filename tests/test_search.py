@@ -8,15 +8,12 @@ import pandas as pd
 import pytest
 
 from iommu_lab import search
-from iommu_lab.closedworld import Alike, allowed, alphabet, opening
 from iommu_lab.datafiles import datafile
 from iommu_lab.errors import KernelCrash, UnknownName
 from iommu_lab.hardware import Frozen
 from iommu_lab.lab import Lab, perform
-from iommu_lab.search import Walk, drivers_and_arches, shortest
+from iommu_lab.search import KEPT, LOOKS, Walk, alphabet, drivers_and_arches, opening, shortest
 from iommu_lab.state import State, World
-from iommu_lab.statespace import KEPT, Remembered, States
-from iommu_lab.trouble import FINDINGS, LOOKS
 
 
 def values(state: State, users: bool) -> tuple[object, ...]:
@@ -37,7 +34,7 @@ def plain_search(lab: Lab, depth: int, users: bool) -> tuple[set[object], int]:
         for kernel, state in frontier:
             for step in steps:
                 world = World(kernel, state)
-                if not allowed(world, step):
+                if not search._there(world, step):
                     continue
                 try:
                     perform(step)(world)
@@ -70,20 +67,20 @@ def test_remembering_what_verbs_do_changes_no_state_and_no_crash(release):
 
 
 def test_an_answer_that_coined_a_name_after_looking_at_all_is_asked_for_again():
-    states, asked = States(opening("6.0", "amd")), []
+    states, asked = search.States(opening("6.0", "amd")), []
 
     def ask(world):
         asked.append(len(world.notes))
         world.notes.get("a new name")
         return len(world.notes)
 
-    remembered = Remembered(states, ask)
+    remembered = search.Remembered(states, ask)
     for _ in range(3):
         remembered(states.start)
     assert len(asked) == 2
 
 
-def lengths(lab: Lab, depth: int, alike: tuple[Alike, ...] | None) -> dict[str, int]:
+def lengths(lab: Lab, depth: int, alike: tuple[search.Alike, ...] | None) -> dict[str, int]:
     """How long the shortest way to each kind of finding is."""
     walk = Walk(lab, depth, alike=alike)
     looks = {kind: walk.remembered(search._first_of(look)) for kind, look in LOOKS.items()}
@@ -222,5 +219,5 @@ def test_the_table_has_every_driver_of_every_design_and_no_search_that_was_cut_s
     kept = pd.read_csv(datafile("search", "search.csv"), keep_default_na=False)
     wanted = [(r, *row) for r in search.DESIGNS for row in drivers_and_arches(r)]
     assert list(zip(kept.release, kept.driver, kept.arch, strict=True)) == wanted
-    everything = kept[list(FINDINGS)].gt(0).all(axis="columns")
+    everything = kept[list(search.FINDINGS)].gt(0).all(axis="columns")
     assert (kept.depth.eq(4) | everything).all()

@@ -7,8 +7,7 @@ from ..domains import DomainType
 from ..errors import KernelCrash
 from ..lab import Lab
 from ..own import OwnDriver, OwnDriverError
-from ..search import shortest
-from ..trouble import Finding
+from ..search import Finding, shortest
 from .feedback import Feedback, a_driver, exercise
 
 
