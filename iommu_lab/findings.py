@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from .datafiles import datafile
-from .errors import ERRNOS, unknown
+from .errors import unknown
 from .lab import Lab
 from .owners import NOBODY, NOTHING_REACHED, Owners
 from .reach import reach
@@ -53,8 +53,7 @@ def _row(lab: Lab, device: str) -> dict[str, str]:
     moment = lab.moments[-1]
     row = dict.fromkeys(("call", "answer", "owner", "believed", "hardware", "reaches"), "")
     row["call"] = str(moment.step)
-    if moment.result in (*ERRNOS, "crash", "refused", "unknown name"):
-        row["answer"] = moment.result
+    row["answer"] = moment.failure
     at = lab.state.devices.get(device)
     if at is None or device not in lab.state.hardware.entries:
         return row

@@ -59,11 +59,14 @@ class Step:
         return f"{self.verb}({', '.join(_show(a) for a in self.args)})"
 
 
+FAILED = ("crash", "not in release", "unknown name", "refused")
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """The situation after a step: the state, what happened on the way, and what the verb said.
 
-    ``result`` is the verb's value, the errno's name when the kernel refused, or "crash".
+    ``result`` is the verb's value, or what :attr:`failure` says.
     """
 
     step: Step | None
@@ -71,6 +74,13 @@ class Moment:
     state: State
     events: tuple[Event, ...]
     result: Any = None
+
+    @property
+    def failure(self) -> str:
+        """The errno's name when the kernel refused; "crash"; "not in release"; "unknown name" for
+        what an earlier verb was refused; "refused" for what no caller can ask for; else "".
+        """
+        return str(self.result) if self.result in (*ERRNOS, *FAILED) else ""
 
 
 @dataclass(frozen=True, slots=True)

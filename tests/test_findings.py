@@ -32,6 +32,12 @@ def test_a_refusal_and_a_crash_are_answers():
     assert told(lab).answer.tolist() == ["", "", "", "EBUSY", ""]
 
 
+def test_a_verb_that_a_release_has_not_is_an_answer():
+    lab = Lab("6.0", "intel")
+    lab.claim_dma_owner(0, "vfio")
+    assert told(lab.under("5.15")).answer.tolist() == ["", "not in release"]
+
+
 def test_a_device_that_is_gone_or_in_no_group_believes_nothing():
     lab = Lab("6.0", "intel")
     lab.remove("dev0")
