@@ -111,7 +111,8 @@ def _is_strict(
     words: Mapping[str, str], driver: Driver, release: Release, machine: Machine, arch: str
 ) -> bool:
     """Is the IOTLB flushed at each unmap? The driver's own word or an emulator's decides first."""
-    emulated = machine.caching_mode and driver.known_as in ("amd", "intel")
+    minded = ("intel", "amd") if release["amd.np_cache"] == "strict" else ("intel",)
+    emulated = machine.caching_mode and driver.known_as in minded
     if emulated or {"strict", "fullflush"} & set(_own_words(words, driver.known_as)):
         return True
     lazy_by_default = arch in ("x86_64", "s390x")

@@ -163,21 +163,23 @@ class Vfio:
         return world.groups[number]
 
     def unregister(self, device: str) -> None:
-        """``vfio_unregister_group_dev``: waits for the close; the last one takes the group."""
+        """``vfio_unregister_group_dev``: waits for the close; the last one may take the group."""
         number = self.devices[device]
         at = self.open.get(number)
         opened = any(file.device == device for file in self.files)
         if opened or (at is not None and device in at.devices):
             raise KernelCrash("vfio_unregister_group_dev", f"waits for ever: {device} is open")
         last = list(self.devices.values()).count(number) == 1
+        kept = self.rule("vfio.last_device") != "detaches"
         if last and at is not None and at.container is not None:
             if self.rule("vfio.last_device") == "waits":
                 raise KernelCrash(
                     "vfio_unregister_group_dev", f"waits for ever: group {number} is in use"
                 )
-            self._leave_container(at)
+            if not kept:
+                self._leave_container(at)
         del self.devices[device]
-        if last:
+        if last and not kept:
             self.open.pop(number, None)
         if number in self.without_iommu:
             text = f"groupID={number}"
@@ -188,8 +190,12 @@ class Vfio:
     # -- groups and containers --------------------------------------------------------------
 
     def open_group(self, number: int) -> OpenGroup:
-        """Open ``/dev/vfio/N``: ENOENT when no device of the group is VFIO's, EBUSY when open."""
-        if number not in self.devices.values() or number in self.without_iommu:
+        """Open ``/dev/vfio/N``: ENOENT when no device of the group is VFIO's, EBUSY when open.
+
+        Up to 6.0 an open file keeps a group that has lost its last device.
+        """
+        there = number in self.devices.values() or number in self.open
+        if not there or number in self.without_iommu:
             # A group without an IOMMU has another name, /dev/vfio/noiommu-N.
             raise refuse("ENOENT", f"/dev/vfio/{number} does not exist")
         if number in self.open or self._in_iommufd(number):
@@ -281,7 +287,9 @@ class Vfio:
     def get_device(self, group: OpenGroup, device: str) -> None:
         """VFIO_GROUP_GET_DEVICE_FD: ENODEV for a device that is not VFIO's, EINVAL too early."""
         early = group.container is None or group.container.iommu is None
-        mine = self.devices.get(device) == group.number
+        # A group that lost its last device stays without one, though the device comes back.
+        lost = self.open.get(group.number) is not group
+        mine = self.devices.get(device) == group.number and not lost
         if self.rule("ownership") == "none":
             if early or not self.viable(group):
                 raise refuse("EINVAL", f"group {group.number} has no IOMMU set, or is not viable")

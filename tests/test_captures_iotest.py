@@ -19,8 +19,13 @@ KERNELS = {
 READY = "bind D vfio-pci; container C; group G D; setcontainer G C; setiommu C 3"
 
 
-def said(kernel: str, iommu: str, topology: str, script: str, append: str = "") -> dict[str, str]:
-    """What the model says to each line of a script: its last answer, by the line's text."""
+def said(
+    kernel: str, iommu: str, topology: str, script: str, append: str = "", *, key: str = ""
+) -> dict[str, str]:
+    """What the model says to each line of a script: its last answer, by the line's text.
+
+    With a ``key`` only answers to questions that begin with it.
+    """
     arch = "arm64" if "arm64" in kernel else "x86_64"
     lines = [line.strip() for line in script.split(";")]
     steps = [
@@ -37,7 +42,11 @@ def said(kernel: str, iommu: str, topology: str, script: str, append: str = "") 
         ]
     )
     found = predict(parse(text.encode(), "script").inputs).predictions
-    return {lines[p.step - 1]: str(p.value) for p in found if p.kind != "trace"}
+    return {
+        lines[p.step - 1]: str(p.value)
+        for p in found
+        if p.kind != "trace" and p.key.startswith(key)
+    }
 
 
 def outcome(value: str) -> str:
@@ -243,3 +252,51 @@ def test_a_conventional_bridge_keeps_its_stream_from_what_is_behind_it():
     script = "dev D 0000:01:01.0; dev X 0000:00:06.0; bind D vfio-pci; gtype X"
     answers = said("6.12-arm64", "smmuv3", "rootbridge", script)
     assert (answers["bind D vfio-pci"], answers["gtype X"]) == ("EINVAL", "DMA")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "answer"), [("5.10", "OK"), ("6.1", "ENODEV"), ("6.12", "ENODEV"), ("7.2", "ENODEV")]
+)
+def test_since_6_1_the_file_of_a_group_that_lost_its_last_device_is_of_no_use(kernel, answer):
+    again = "unbind D; bind D vfio-pci"
+    before = f"dev D 0000:00:03.0; bind D vfio-pci; container C; group G D; {again}; group H D"
+    answers = said(kernel, "amd", "single", f"{before}; setcontainer G C")
+    assert answers["setcontainer G C"] == answer
+    # A new file is that of a new group, or there is the old one and it is in use.
+    assert answers["group H D"].endswith("EBUSY" if answer == "OK" else "OK")
+
+
+@pytest.mark.parametrize(("kernel", "answer"), [("6.1", "ENODEV"), ("6.12", "ENODEV")])
+def test_a_device_that_came_back_is_not_that_of_the_group_it_left(kernel, answer):
+    script = f"dev D 0000:00:03.0; {READY}; unbind D; bind D vfio-pci; getdev G D"
+    answers = said(kernel, "amd", "single", script)
+    assert (answers["bind D vfio-pci"], answers["getdev G D"]) == ("OK", answer)
+
+
+def test_a_file_of_a_device_that_is_not_there_is_not_there_either():
+    path = "/sys/bus/pci/devices/0000:00:{}.0/driver_override"
+    there, gone = (f"write {path.format(slot)} pci-stub" for slot in ("03", "09"))
+    answers = said("6.1", "intel", "single", f"{there}; {gone}")
+    assert (answers[there], answers[gone]) == ("OK", "ENOENT")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "topology", "lands"),
+    [("6.1", "single", "LANDED"), ("6.1", "mask28", "LANDED"), ("6.1-arm64", "mask28", "BLOCKED")],
+)
+def test_in_pass_through_28_bits_reach_a_drivers_buffer_where_memory_begins_at_0(
+    kernel, topology, lands
+):
+    iommu = "smmuv3" if "arm64" in kernel else "intel"
+    append = "intel_iommu=on iommu.passthrough=1"
+    answers = said(kernel, iommu, topology, "insmod /mods/edulab.ko", append, key="X02")
+    assert outcome(answers["insmod /mods/edulab.ko"]) == lands
+
+
+def test_only_the_amd_driver_of_5_10_unmaps_lazily_on_an_emulated_iommu():
+    def after_unmap(kernel: str, iommu: str) -> str:
+        answers = said(kernel, iommu, "single", "insmod /mods/edulab.ko", key="X04a")
+        return outcome(answers["insmod /mods/edulab.ko"])
+
+    found = {(k, i): after_unmap(k, i) for k in ("5.10", "6.1", "7.2") for i in ("amd", "intel")}
+    assert [at for at, what in found.items() if what == "LANDED"] == [("5.10", "amd")]

@@ -242,6 +242,18 @@ def test_in_5_10_lazy_is_an_attribute_of_the_domain_that_some_drivers_know(drive
     assert bool(lab.hardware().stale) == lazy
 
 
+@pytest.mark.parametrize(
+    ("release", "driver", "lazy"),
+    [("5.10", "amd", True), ("5.15", "amd", False), ("5.10", "intel", False)],
+)
+def test_an_iommu_that_caches_misses_makes_every_driver_strict_but_amds_of_5_10(
+    release, driver, lazy
+):
+    lab = Lab(release, driver, Machine(caching_mode=True))
+    lab.dma_unmap("dev0", lab.dma_map("dev0", BUFFER, PAGE), PAGE)
+    assert bool(lab.hardware().stale) == lazy
+
+
 def test_an_untrusted_device_is_never_lazy_in_5_10():
     lab = Lab("5.10", "intel", together("dev0", untrusted=True))
     lab.dma_unmap("dev0", lab.dma_map("dev0", BUFFER, PAGE), PAGE)

@@ -47,7 +47,7 @@ class _Edulab:
         self.boot = boot
         self.bdf = bdf
         self.edu = boot.edu_of(bdf)
-        self.coherent, self.page = boot.memory.pages(2)
+        self.coherent, self.page = boot.memory.kernel_pages(2)
 
     def say(self, key: str, value: str, *, optional: bool = False) -> None:
         self.boot.say("edulab", key, value, optional=optional)

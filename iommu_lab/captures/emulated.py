@@ -340,12 +340,26 @@ def _sharing(world: World, setup: Setup, function: Function) -> list[str]:
 # -- memory --------------------------------------------------------------------------------
 
 
+MEMORY_STARTS = {"x86_64": 0, "arm64": 2**30, "s390x": 0}
+"""Where the boards' memory begins."""
+
+
 class Memory:
     """Physical memory, a page at a time; a byte is None until somebody writes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, arch: str = "x86_64") -> None:
         self._pages: dict[int, list[int | None]] = {}
         self._next = 0x40_0000_0000
+        self._next_low = MEMORY_STARTS[arch] + 0x600_0000
+
+    def kernel_pages(self, count: int) -> tuple[int, ...]:
+        """Addresses for new pages of the kernel, none beside another.
+
+        They are in the low quarter of a guest's memory, as every transcript shows that names one;
+        for a device of few address bits in pass-through that decides what it reaches.
+        """
+        first, self._next_low = self._next_low, self._next_low + 2 * PAGE * count
+        return tuple(range(first, self._next_low, 2 * PAGE))
 
     def pages(self, count: int, first: int | None = None) -> tuple[int, ...]:
         """Addresses for new pages of a process, none beside another; the first may be known."""

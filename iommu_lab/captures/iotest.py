@@ -119,7 +119,7 @@ class IoTest:
         state, _ = core.boot(setup.kernel)
         self.world = World(setup.kernel, state)
         self.iommu = Emulator(setup)
-        self.memory = Memory()
+        self.memory = Memory(inputs.arch)
         self.vfio = Vfio(self.world, isolated=setup.isolated, coherent=setup.profile.coherent)
         self.iommufd: Context | None = None
         self.contexts = 0
@@ -373,10 +373,15 @@ class IoTest:
         if file == "driver/unbind":
             return lambda: self.pci.unbind(bdf, must=True)
         if file == "driver_override":
-            return lambda: self.pci.overrides.__setitem__(bdf, text)
+            return lambda: self._override(bdf, text)
         if file == "iommu_group/type":
             return lambda: self._write_type(self._group_number(bdf), text)
         return None
+
+    def _override(self, bdf: str, driver: str) -> None:
+        if bdf not in self.pci.present:
+            raise refuse("ENOENT", f"{bdf} is not there")
+        self.pci.overrides[bdf] = driver
 
     def _group_number(self, bdf: str) -> int:
         at = self.world.devices.get(bdf)
@@ -595,9 +600,11 @@ class IoTest:
         self.say("map", "MAP", said)
 
     def do_unmap(self, step: Step, name: str, iova: str, size: str, word: str = "") -> None:
-        container = self._container(name)
         self._unmapped(
-            size, lambda: self.vfio.unmap_dma(container, number(iova), number(size), word == "all")
+            size,
+            lambda: self.vfio.unmap_dma(
+                self._container(name), number(iova), number(size), word == "all"
+            ),
         )
 
     def _unmapped(self, size: str, unmap: Callable[[], int]) -> None:
