@@ -78,6 +78,13 @@ def test_a_detach_that_bypasses_breaks_the_transition_rule(monkeypatch):
     assert "bypass" in contract.counterexample.says
 
 
+def test_a_switch_that_was_never_made_proves_nothing():
+    contract = audit.verify_transition("amd", "6.0", depth=0)
+    assert not contract
+    assert contract.counterexample is None
+    assert "never put to it" in str(contract)
+
+
 def test_exynos_passes_through_bypass_at_every_switch():
     contract = audit.verify_transition("exynos", "7.2", depth=1)
     assert not contract
