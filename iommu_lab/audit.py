@@ -135,10 +135,11 @@ def main(argv: Sequence[str]) -> int:
         prog="iommu-lab audit",
         description="Put every driver of a release through the three steps that the mail asks for.",
     )
-    parser.add_argument("driver", nargs="?", help="a driver: its card, with its sources")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("driver", nargs="?", help="a driver: its card, with its sources")
     parser.add_argument("--release", default="6.0", help="a kernel release (6.0)")
-    parser.add_argument("--driver", dest="named", metavar="DRIVER", help="the same, by name")
-    parser.add_argument(
+    what.add_argument("--driver", dest="named", metavar="DRIVER", help="the same, by name")
+    what.add_argument(
         "--matrix", choices=tuple(AFTER), help="driver by release: where a device is after this"
     )
     asked = parser.parse_args(argv)

@@ -2,12 +2,14 @@
 
 Each command is a row below and one function in the module that does the work, loaded only
 when it is called: ``iommu-lab --help`` must not wait for pandas. A command takes the words
-after its name and returns an exit status; 0 is success, 2 a question that made no sense.
+after its name and returns an exit status; 0 is success, 2 a question that made no sense. If it is
+interrupted, or its reader has gone, it ends with the shell's number for that and no traceback.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -57,10 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if name not in commands:
             raise unknown("command", name, commands)
-        return commands[name](rest)
+        status = commands[name](rest)
+        sys.stdout.flush()
+        return status
     except UnknownName as error:
         print(f"iommu-lab: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read has read enough (| head). Python would complain once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 from .bootline import GivesDriver, to_driver
@@ -67,6 +68,7 @@ def verify_blocking(
     the vectorised checker. The first state that lets one through is the shortest counterexample;
     the boundary accesses come first, so that a door that stands open ends the search at once.
     """
+    _check_count(dmas)
     lab = opening(release, to_driver(driver, release), arch)
     walk = Walk(lab, depth, seconds)
     blocked = walk.remembered(lambda world: tuple(_believed_blocked(world)))
@@ -96,6 +98,11 @@ def verify_blocking(
         return replace(failed, tried=never)
     tried = f"{asked:,} DMAs in {len(asked_of)} different states of the hardware, {_how_far(walk)}"
     return replace(failed, holds=True, tried=tried)
+
+
+def _check_count(dmas: object) -> None:
+    if not isinstance(dmas, Integral) or dmas < 0:
+        raise ValueError(f"dmas is how many to make, a whole number: got {dmas!r}")
 
 
 def _gets_through(

@@ -71,7 +71,9 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> UnknownName:
     names = [str(k) for k in known]
     if not names:
         return UnknownName(f"unknown {kind} {str(name)!r}: there is none")
-    near = get_close_matches(str(name), names, n=3, cutoff=0.5)
+    low = str(name).lower()
+    near = [k for k in names if k.lower() == low]
+    near = near or get_close_matches(str(name), names, n=3, cutoff=0.5)
     listed = near or names[:12]
     says = f"{'nearest' if near else 'known'} {'is' if len(listed) == 1 else 'are'}"
     return UnknownName(f"unknown {kind} {str(name)!r}: {says} {', '.join(listed)}")

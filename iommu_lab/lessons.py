@@ -114,6 +114,7 @@ def reset(argv: Sequence[str]) -> int:
     )
     parser.add_argument("lesson", help="how its file name begins, for example 03")
     wanted = parser.parse_args(argv).lesson
+    wanted = wanted.zfill(2) if wanted.isdecimal() else wanted  # 1 is 01, and not 10
     mine = folder()
     there = sorted(path.name for path in notebooks().glob("*.ipynb"))
     meant = [name for name in there if name.startswith(wanted)]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from .datafiles import datafile
-from .errors import unknown
+from .errors import UnknownName, unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,8 @@ def known() -> list[str]:
 def release(name: str) -> Release:
     """The release of this name; one line with the nearest names when there is none."""
     rows = _rows()
+    if not isinstance(name, str):
+        raise UnknownName(f"a release is a name in quotes such as '6.0', got {name!r}")
     if name not in rows:
         raise unknown("release", name, rows)
     row = rows[name]

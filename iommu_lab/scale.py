@@ -398,13 +398,18 @@ def main(argv: Sequence[str]) -> int:
         print(f"iommu-lab check needs {error.name}: install iommu_lab[scale]", file=sys.stderr)
         return 2
     except (OSError, ValueError) as error:
-        print(f"iommu-lab check: {error}", file=sys.stderr)
+        says = str(error)
+        if isinstance(error, OSError) and error.filename:
+            says = f"{error.filename}: {error.strerror}"
+        print(f"iommu-lab check: {says}", file=sys.stderr)
         return 2
     print(report(summary))
     return 0
 
 
 def _one_or_more(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"a number of workers is wanted, got {word!r}")
     number = int(word)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} workers do nothing; one or more are needed")

@@ -35,6 +35,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TextIO
 
 from . import core, dmaapi
@@ -700,6 +701,14 @@ class Visit:
         return put(self.before.node, self.effect.changes)
 
 
+def check_budget(depth: object, seconds: object) -> None:
+    """Raise ValueError unless a search can go so deep and take so long."""
+    if not isinstance(depth, Integral) or depth < 1:
+        raise ValueError(f"a search is 1 verb deep or more, a whole number: got {depth!r}")
+    if not isinstance(seconds, (int, float)) or not seconds >= 0:
+        raise ValueError(f"a search has a number of seconds, 0 or more: got {seconds!r}")
+
+
 class Walk:
     """Every verb in every state within ``depth`` verbs of the start, each state once.
 
@@ -718,6 +727,7 @@ class Walk:
         every: bool = False,
         alike: tuple[Alike, ...] | None = None,
     ) -> None:
+        check_budget(depth, seconds)
         self.lab = lab
         self.depth = depth
         self.seconds = seconds
@@ -870,7 +880,7 @@ def shortest(
     ``seconds`` is the budget: when it is spent the result says which depth was finished.
     ``progress`` is called with (depth, states so far, states to look at) now and then.
     """
-    wanted = tuple(kinds)
+    wanted = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     for kind in wanted:
         if kind not in FINDINGS:
             raise unknown("finding", kind, FINDINGS)
@@ -1009,6 +1019,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--depth", type=int, default=4, help="how many verbs at most (4)")
     parser.add_argument("--seconds", type=float, default=600.0, help="stop after this (600)")
     asked = parser.parse_args(argv)
+    try:
+        check_budget(asked.depth, asked.seconds)
+        if asked.all:
+            open(asked.all, "a").close()  # before the minutes of the search, and not after
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"{asked.all}: {error.strerror}")
     started = time.perf_counter()
     if asked.all:
         rows = survey(

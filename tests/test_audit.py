@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from iommu_lab import audit, behaviours
+from iommu_lab.cli import main
+from iommu_lab.contracts import verify_blocking
 from iommu_lab.hardware import BYPASS
 from iommu_lab.own import OwnDriver
 
@@ -131,3 +133,16 @@ def test_the_command_prints_a_table_a_card_and_a_matrix(capsys):
         assert audit.main(argv) == 0
         printed = capsys.readouterr().out
         assert [word for word in words if word not in printed] == []
+
+
+def test_the_command_answers_one_question_at_a_time(capsys):
+    for words in (["amd", "--matrix", "claim"], ["amd", "--driver", "s390"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["audit", *words])
+        assert "not allowed with argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dmas", [1e6, -1, "many"])
+def test_a_number_of_dmas_is_a_whole_number(dmas):
+    with pytest.raises(ValueError, match="dmas is how many to make, a whole number: got "):
+        verify_blocking("amd", "6.0", dmas=dmas)

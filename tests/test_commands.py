@@ -51,6 +51,35 @@ def test_an_unknown_lesson_names_those_there_are(capsys):
     assert "nearest is 00_start.ipynb" in capsys.readouterr().err
 
 
+def test_a_lesson_can_be_named_by_its_bare_number(capsys):
+    assert main(["reset", "1"]) == 0
+    assert capsys.readouterr().out.startswith("01_domains.ipynb")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["audit s390", "replay data/captures/core-6.1-o*.out", "search --driver s390 --depth 1"],
+)
+def test_a_reader_that_has_read_enough_gets_no_traceback(command):
+    files = [str(path) for path in sorted(ROOT.glob(command.split()[-1]))]
+    words = [*command.split()[: -1 if files else None], *files]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "iommu_lab", *words], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_command_that_is_interrupted_ends_without_a_traceback(monkeypatch):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("iommu_lab.audit.main", interrupted)
+    assert main(["audit"]) == 130
+
+
 def test_the_doctor_is_content_with_this_installation():
     report = doctor.doctor()
     assert report.healthy, report

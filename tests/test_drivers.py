@@ -37,6 +37,12 @@ def test_a_driver_that_does_not_exist_is_one_line_with_the_nearest_names():
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["AMD", "Arm-SMMU-v3", "S390"])
+def test_a_name_in_capitals_is_answered_by_the_one_name_that_is_meant(name):
+    with pytest.raises(UnknownName, match=f"^unknown driver '{name}': nearest is {name.lower()}$"):
+        driver(name, "6.0")
+
+
 def test_a_driver_that_a_release_has_not_says_which_have_it():
     with pytest.raises(UnknownName, match=r"'tegra-gart' is absent from 6.7: it is in .*6\.6"):
         driver("tegra-gart", "6.7")

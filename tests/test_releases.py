@@ -53,6 +53,12 @@ def test_a_release_that_does_not_exist_is_one_line_with_the_nearest_names():
     assert "6.12" in str(error.value)
 
 
+@pytest.mark.parametrize("wrong", [6.0, None, object])
+def test_a_release_is_a_text(wrong):
+    with pytest.raises(UnknownName, match=r"a name in quotes such as '6\.0', got "):
+        release(wrong)
+
+
 def test_a_hypothetical_kernel_is_6_0_but_for_what_it_changes():
     for name in ("patch-v2", "plan"):
         base, changed = release("6.0").values, release(name).values

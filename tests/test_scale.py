@@ -194,6 +194,11 @@ def test_the_command_judges_by_what_the_scenario_ends_in(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main([*words, str(tmp_path / "o"), "--workers", "0"])
     assert "0 workers do nothing" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*words, str(tmp_path / "o"), "--workers", "many"])
+    assert "a number of workers is wanted, got 'many'" in capsys.readouterr().err
+    assert cli.main(["check", str(tmp_path), *words[2:], str(tmp_path / "o")]) == 2
+    assert capsys.readouterr().err == f"iommu-lab check: {tmp_path}: Is a directory\n"
 
 
 def test_a_command_that_is_interrupted_says_how_to_go_on(tmp_path, capsys, monkeypatch):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from iommu_lab import search
+from iommu_lab.cli import main
 from iommu_lab.datafiles import datafile
 from iommu_lab.errors import KernelCrash, UnknownName
 from iommu_lab.hardware import Frozen
@@ -185,6 +187,36 @@ def test_a_budget_that_is_spent_says_how_far_the_search_came():
     result = shortest("6.0", "amd", depth=6, seconds=0.2, progress=lambda *at: told.append(at))
     assert 0 < result.depth < 6
     assert told[0][0] == 1
+
+
+@pytest.mark.parametrize(
+    ("budget", "says"),
+    [
+        ({"depth": 0}, "a search is 1 verb deep or more, a whole number: got 0"),
+        ({"depth": "4"}, "a search is 1 verb deep or more, a whole number: got '4'"),
+        ({"depth": 2.5}, "a search is 1 verb deep or more, a whole number: got 2.5"),
+        ({"seconds": None}, "a search has a number of seconds, 0 or more: got None"),
+        ({"seconds": -1}, "a search has a number of seconds, 0 or more: got -1"),
+        ({"seconds": float("nan")}, "a search has a number of seconds, 0 or more: got nan"),
+    ],
+)
+def test_a_budget_that_is_none_is_refused_and_nothing_is_said_to_hold(budget, says):
+    with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
+        shortest("6.0", "amd", **budget)
+
+
+def test_the_command_refuses_what_it_could_not_finish_before_it_searches(tmp_path, capsys):
+    nowhere = tmp_path / "absent" / "table.csv"
+    for words in (["--driver", "amd", "--depth", "0"], ["--all", str(nowhere)]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["search", *words])
+    said = capsys.readouterr().err
+    assert "got 0" in said
+    assert f"{nowhere}: No such file or directory" in said
+
+
+def test_one_kind_of_finding_needs_no_list():
+    assert shortest("6.0", "mtk", depth=1, kinds="crash")["crash"] is not None
 
 
 def test_an_unknown_kind_of_finding_is_refused_by_name():
