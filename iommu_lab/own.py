@@ -25,10 +25,12 @@ one can't. What a method reads from a file, a clock or an object of another clas
 
 from __future__ import annotations
 
+import dis
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from types import CodeType
+from difflib import get_close_matches
+from types import CodeType, FunctionType
 from typing import Any
 
 from . import behaviours
@@ -298,6 +300,9 @@ class Program:
         """What a method returned, and whether it has spoken to the hardware at all."""
         if type(answer) is int and answer < 0:
             self._refuse(-answer, f"{self.title} refused {iommu.device}")
+        if callable(answer):
+            name = getattr(answer, "__name__", repr(answer))
+            raise OwnDriverError(f"{self.title} returned {name} and did not call it: {name}()")
         if answer is not None and not (type(answer) is int and answer == 0):
             raise OwnDriverError(
                 f"{self.title} returned {answer!r}: return nothing, 0, or a negative errno"
@@ -325,12 +330,17 @@ def _defined(cls: type[OwnDriver]) -> list[str]:
     above = cls.__mro__[: cls.__mro__.index(OwnDriver)]
     found = {name: value for part in reversed(above) for name, value in vars(part).items()}
     for name, value in found.items():
+        title = f"{cls.__name__}.{name}"
         if name in METHODS:
             _check_method(cls, name)
         elif callable(value) and not name.startswith("_"):
             raise unknown(f"driver method in {cls.__name__}:", name, METHODS)
-        elif not name.startswith("_"):
-            _check_constant(f"{cls.__name__}.{name}", value)
+        elif "base" not in found and get_close_matches(name.lower(), ["base"], cutoff=0.8):
+            raise OwnDriverError(f"{title} is nothing that is looked at: write base = {value!r}")
+        elif not name.startswith("__"):
+            _check_constant(title, value)
+        if inspect.isfunction(value):
+            _check_writes(title, value)
     return [name for name in METHODS if name in found]
 
 
@@ -352,6 +362,21 @@ def _check_method(cls: type[OwnDriver], name: str) -> None:
         outside = inspect.getclosurevars(plain)
         for word, value in {**outside.globals, **outside.nonlocals}.items():
             _check_constant(f"{word}, used in {title},", value)
+
+
+def _check_writes(title: str, function: FunctionType) -> None:
+    """Refuse a write to anything that outlives the call: an attribute, a name of the module."""
+    outside = function.__code__.co_freevars
+    for code in _codes(function.__code__):
+        for step in dis.get_instructions(code):
+            free = step.opname == "STORE_DEREF" and step.argval in outside
+            if free or step.opname in ("STORE_ATTR", "STORE_GLOBAL"):
+                raise OwnDriverError(
+                    f"{title} keeps a {step.argval} that is no part of a state: "
+                    f"use iommu.remember({step.argval!r}, ...), or write a constant into the class"
+                )
+    for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+        _check_constant(f"a default in {title}", value)
 
 
 def _check_constant(what: str, value: object) -> None:

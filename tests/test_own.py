@@ -438,7 +438,78 @@ async def later(self, iommu, domain):
     iommu.block()
 
 
+class Elsewhere:
+    count = 0
+
+
+def keeps_a_count(self, iommu, domain):
+    self.count = 1
+    iommu.block()
+
+
+def counts_in_the_module(self, iommu, domain):
+    global COUNT
+    COUNT = iommu.device
+    iommu.block()
+
+
+def counts_in_a_class(self, iommu, domain):
+    Elsewhere.count += 1
+    iommu.block()
+
+
+def marks_the_registers(self, iommu, domain):
+    iommu.count = 1
+    iommu.block()
+
+
+def counts_around_itself():
+    count = 0
+
+    def blocking(self, iommu, domain):
+        nonlocal count
+        count += 1
+        iommu.block()
+
+    return blocking
+
+
+def appends_to_its_default(self, iommu, domain, seen=[]):  # noqa: B006
+    iommu.block()
+
+
+def has_a_variable_of_its_own(self, iommu, domain):
+    count = 0
+
+    def more():
+        nonlocal count
+        count += 1
+
+    more()
+    iommu.block()
+
+
 WRONG = [
+    ({"blocking": keeps_a_count}, OwnDriverError, "Mine.blocking keeps a count that is no part"),
+    ({"blocking": counts_in_the_module}, OwnDriverError, "keeps a COUNT that is no part"),
+    ({"blocking": counts_in_a_class}, OwnDriverError, "Mine.blocking keeps a count that"),
+    ({"blocking": marks_the_registers}, OwnDriverError, "use iommu.remember('count', ...)"),
+    ({"blocking": counts_around_itself()}, OwnDriverError, "Mine.blocking keeps a count"),
+    (
+        {"_note": keeps_a_count, "blocking": lambda self, iommu, domain: iommu.block()},
+        OwnDriverError,
+        "Mine._note keeps a count",
+    ),
+    (
+        {"blocking": appends_to_its_default},
+        OwnDriverError,
+        "a default in Mine.blocking is a list and could change",
+    ),
+    (
+        {"_seen": [], "blocking": lambda self, iommu, domain: iommu.block()},
+        OwnDriverError,
+        "Mine._seen is a list and could change outside of any state",
+    ),
     ({}, OwnDriverError, "Mine defines none of attach, detach, blocking, identity"),
     ({"base": "exinos"}, UnknownName, "unknown driver 'exinos': nearest is exynos"),
     ({"base": "vsi"}, UnknownName, "driver 'vsi' is absent from 6.0: it is in 7.2"),
@@ -473,8 +544,20 @@ def test_what_is_no_driver_is_refused_in_one_sentence(parts, error, says):
     assert "\n" not in str(refusal.value)
 
 
-def keeps_a_count(self, iommu, domain):
-    self.count = 1
+@pytest.mark.parametrize("word", ["Base", "BASE", "bas"])
+def test_a_base_that_is_misspelt_is_not_taken_for_s390(word):
+    mine = type("Mine", (OwnDriver,), {word: "amd", "blocking": OwnDriver.blocking})
+    with pytest.raises(OwnDriverError, match=f"Mine.{word} is nothing .*: write base = 'amd'"):
+        Lab("6.0", mine)
+
+
+def test_a_variable_that_ends_with_the_call_is_no_memory():
+    made = made_of(blocking=has_a_variable_of_its_own, limit=3)
+    assert verify_blocking(made, "6.0", depth=1, dmas=0)
+
+
+def keeps_a_count_by_name(self, iommu, domain):
+    setattr(self, "count", 1)  # noqa: B010
     iommu.block()
 
 
@@ -494,7 +577,11 @@ def knows_no_errno(self, iommu, domain):
 MISTAKES = [
     (lambda self, iommu, domain: None, "Mine.blocking wrote nothing to the hardware"),
     (divides, "Mine.blocking raised ZeroDivisionError: integer division or modulo by zero"),
-    (keeps_a_count, "Mine keeps self.count, which is no part of a state: use iommu.remember"),
+    (
+        keeps_a_count_by_name,
+        "Mine keeps self.count, which is no part of a state: use iommu.remember",
+    ),
+    (lambda self, iommu, domain: iommu.block, "Mine.blocking returned block and did not call it"),
     (returns_a_word, "Mine.blocking returned 'done': return nothing, 0, or a negative errno"),
     (knows_no_errno, "Mine.blocking refuses with None, which is no errno"),
     (
