@@ -109,6 +109,41 @@ def test_what_no_script_can_ask_for_is_refused_with_its_line(was, now, said):
         parse(text.replace(was, now, 1).encode(), "odd")
 
 
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ("EEXIST(17)", "EEXIST(18)", r"EEXIST is 17, and the line has EEXIST\(18\)"),
+        ("RESULT step=8 ", "RESULT step=9 ", "step='9', and step 8 asked for '8'"),
+        ("dev=D dir=W iova=0x1000", "dev=D dir=W iova=0x2000", "iova='0x2000', and step 9 asked"),
+        ("iova=0x29e7000 len=64", "iova=0x29e8000 len=64", "and step 8 asked for '0x29e7000'"),
+        ("iova=0x2000 len=0x1000 prot=r ", "iova=0x2000 len=0x1000 prot=w ", "asked for 'r'"),
+        ("UNMAP step=63 iova=0x1000", "UNMAP step=63 iova=0x0", "step 63 asked for '0x1000'"),
+        ("PRELOAD dev=D iova=0x10000000", "PRELOAD dev=D iova=0x1", "asked for '0x10000000'"),
+    ],
+)
+def test_an_answer_to_something_else_than_its_step_is_refused_with_its_line(was, now, said):
+    text = ONE.read_text("utf-8")
+    assert was in text
+    at = text[: text.index(was)].count("\n") + 1
+    with pytest.raises(TranscriptError, match=rf"^odd:{at}: .*{said}"):
+        parse(text.replace(was, now, 1).encode(), "odd")
+
+
+def test_a_file_that_ends_before_the_first_answer_proves_nothing(tmp_path, capsys):
+    head = tmp_path / "head.out"
+    head.write_text(ONE.read_text("utf-8").partition("STEP 4:")[0], "utf-8")
+    assert cli.main(["replay", str(head)]) == 1
+    assert "head.out:57: cut off" in capsys.readouterr().out
+
+
+def test_a_file_whose_answers_are_gone_says_how_many(tmp_path, capsys):
+    bare = tmp_path / "bare.out"
+    kept = [line for line in ONE.read_text("utf-8").splitlines() if not ANSWERS.match(line)]
+    bare.write_text("\n".join(kept), "utf-8")
+    assert cli.main(["replay", str(bare)]) == 1
+    assert re.search(r" 0 not modelled, \d+ without an answer\n", capsys.readouterr().out)
+
+
 def test_a_word_that_a_verb_has_no_use_for_changes_nothing():
     text = ONE.read_text("utf-8").replace("64 S01-unbound-default-phys", "64 S01 more words", 1)
     assert {row.verdict for row in rows(parse(text.encode(), "odd"))} == {"agree"}

@@ -90,4 +90,6 @@ def _in_order(where: tuple[str, str]) -> tuple[list[int], str]:
 
 def _count(found: Sequence[Row]) -> str:
     said: list[str] = [row.verdict for row in found]
-    return ", ".join(f"{said.count(word)} {word}" for word in COUNTED)
+    counted = ", ".join(f"{said.count(word)} {word}" for word in COUNTED)
+    missing = said.count("no answer")
+    return f"{counted}, {missing} without an answer" if missing else counted

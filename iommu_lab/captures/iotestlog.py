@@ -2,7 +2,8 @@
 
 ``iotest`` runs a script line by line; its output has a ``STEP`` line for each and the answers after
 it. A script's names and numbers are checked as they are read, so that a replay meets no verb,
-device or buffer that does not exist.
+device or buffer that does not exist. An answer repeats what was asked; one that repeats something
+else is no answer to its step.
 
 Where it stops: kernel messages are not answers, except edulab's own and the trace events of the
 IOMMU core.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
+from ..errors import ERRNOS
 from .kernels import ARCHES
 from .transcript import (
     VOID,
@@ -89,6 +91,19 @@ LIMITS = {"count": (1, 4096), "length": (0, 4096), "time": (0, 10**6)}
 """The least and the most: a buffer's pages, the bytes of a DMA (edu's own buffer), milliseconds."""
 
 
+ECHOED: dict[str, dict[str, int]] = {
+    "w": {"dev": 0, "iova": 1, "len": 2},
+    "r": {"dev": 0, "iova": 1, "len": 2},
+    "wphys": {"dev": 0, "len": 2},
+    "preload": {"dev": 0, "iova": 1},
+    "map": {"iova": 1, "len": 2, "prot": 3},
+    "unmap": {"iova": 1, "len": 2},
+    "fmap": {"ioas": 0, "iova": 1, "len": 2, "prot": 3},
+    "funmap": {"ioas": 0, "iova": 1, "len": 2},
+}
+"""Which words of a script an answer repeats, and at which place they stand behind the verb."""
+
+
 class _Script:
     """The names that a script has made so far, to tell a missing one before anything runs."""
 
@@ -115,6 +130,30 @@ class _Script:
         self._check(line, verb, args)
         at = int(phys[1], 16) if phys else None
         return Step(count, line, verb, args, at, said.strip())
+
+    def check_answer(self, step: Step, line: int, text: str) -> None:
+        """Refuse an answer that contradicts itself, or the step it stands under."""
+        for name, value in re.findall(r"\b(E[A-Z0-9]+)\((-?\d+)\)", text):
+            if name in ERRNOS and abs(int(value)) != ERRNOS[name]:
+                raise TranscriptError(
+                    self.file, line, f"{name} is {ERRNOS[name]}, and the line has {name}({value})"
+                )
+        if not text.startswith(("RESULT ", "MAP ", "UNMAP ", "PRELOAD ")):
+            return
+        asked = text.partition(" outcome=")[0].partition(" -> ")[0]
+        says = dict(re.findall(r"(\w+)=(\S+)", asked))
+        wanted = {word: step.args[at] for word, at in ECHOED.get(step.verb, {}).items()}
+        wanted |= {"step": str(step.number)}
+        if step.verb == "wphys" and step.phys is not None:
+            wanted["iova"] = hex(step.phys)
+        for word, want in wanted.items():
+            if word in says and not _same_word(says[word], want):
+                raise TranscriptError(
+                    self.file,
+                    line,
+                    f"the answer is to {word}={short(says[word])}, "
+                    f"and step {step.number} asked for {short(want)}",
+                )
 
     def _check(self, line: int, verb: str, args: tuple[str, ...]) -> None:
         wanted = VERBS[verb].split()
@@ -149,6 +188,14 @@ class _Script:
                 raise TranscriptError(self.file, line, f"there is no {kind} named {short(arg)}")
             if want.startswith("-"):
                 self.made[kind].discard(arg)
+
+
+def _same_word(one: str, other: str) -> bool:
+    """The same text, or the same number of 64 bits."""
+    try:
+        return (number(one) - number(other)) % 2**64 == 0
+    except ValueError:
+        return one == other
 
 
 # -- what the kernel answered ----------------------------------------------------------------------
@@ -336,6 +383,7 @@ def parse(lines: list[str], name: str) -> Transcript:
                     name, at, f"the script had {end[1]} steps, the file has {len(steps)}"
                 )
         elif steps and not finished:
+            script.check_answer(steps[-1], at, line)
             pending.append((at, line))
         elif line.startswith("BOOT "):
             found = re.search(r"uname=(\S+)", line)

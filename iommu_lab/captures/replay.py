@@ -104,6 +104,10 @@ def rows(transcript: Transcript) -> list[Row]:
 
 def _whole(transcript: Transcript, predicted: Predicted) -> None:
     inputs = transcript.inputs
+    if not transcript.answers and not predicted.predictions:
+        raise TranscriptError(
+            inputs.name, transcript.last_line, "cut off: no answer was asked for, and there is none"
+        )
     if transcript.finished or not transcript.answers:
         return
     last = inputs.steps[-1].number if inputs.steps else 0
