@@ -4,7 +4,9 @@ import pytest
 
 from iommu_lab.bootline import make_kernel
 from iommu_lab.captures.dialects import parse
+from iommu_lab.captures.iotestlog import answers_of
 from iommu_lab.captures.replay import predict
+from iommu_lab.captures.transcript import VOID
 
 KERNELS = {
     "5.10": "5.10.0-46-amd64",
@@ -300,3 +302,19 @@ def test_only_the_amd_driver_of_5_10_unmaps_lazily_on_an_emulated_iommu():
 
     found = {(k, i): after_unmap(k, i) for k in ("5.10", "6.1", "7.2") for i in ("amd", "intel")}
     assert [at for at, what in found.items() if what == "LANDED"] == [("5.10", "amd")]
+
+
+def test_what_a_late_dma_met_stands_for_nothing_and_the_next_devices_is_its_own():
+    label = "X04a-unmap-3ms-before-dma"
+
+    def probe(pending: int, landed: int) -> list[str]:
+        outcome = "LANDED" if landed else "BLOCKED"
+        return [
+            f"  | kmsg edulab {label} unmap finished 1 us after kick, dma still pending at "
+            f"unmap={pending}, landed={landed}",
+            f"  | kmsg edulab RESULT label={label} iova=0x1000 len=64 landed={landed} "
+            f"outcome={outcome}",
+        ]
+
+    found = answers_of(1, enumerate(probe(0, 64) + probe(1, 0)))
+    assert [(a.key, a.value) for a in found] == [(label, VOID), (label, "BLOCKED landed=0/64")]

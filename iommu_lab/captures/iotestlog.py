@@ -327,7 +327,7 @@ def answers_of(step: int, lines: Iterable[tuple[int, str]]) -> list[Answer]:
     """The answers in the lines after one step; trace events become one answer, their sequence."""
     found: list[Answer] = []
     events: list[str] = []
-    first = 0
+    first, late = 0, ""
     for at, line in lines:
         traced = TRACE.match(line)
         said = EDULAB.match(line)
@@ -338,8 +338,10 @@ def answers_of(step: int, lines: Iterable[tuple[int, str]]) -> list[Answer]:
                 events.append(event)
         elif said:
             answer = edulab_answer(said["rest"])
-            if answer is not None:
+            if answer is not None and answer[0] != late:
                 found.append(Answer(step, at, "edulab", *answer))
+            # What a late DMA met is told next, and stands for nothing.
+            late = answer[0] if answer is not None and answer[1] == VOID else ""
         elif not line.startswith(("  |", "  !", "  >", "CAT ", "ERR ")):
             made = _answer(line)
             if made is not None:
