@@ -8,11 +8,40 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+from sysconfig import get_path
+from traceback import extract_tb
+from typing import cast
 
 
-class KernelCrash(Exception):
+class InOneSentence:
+    """A mix-in for an exception whose sentence says all: a notebook shows no line of ours with it.
+
+    What is left of the traceback are the reader's own lines, in the order in which they ran.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints in place of the traceback; it looks for this very name."""
+        told = [f"{type(self).__name__}: {self}"]
+        error: BaseException | None = cast("BaseException", self)
+        while error is not None:
+            told[-1:-1] = [
+                f"line {at.lineno}, in {at.name}:  {at.line}"
+                for at in extract_tb(error.__traceback__)
+                if not any(Path(at.filename).is_relative_to(place) for place in NOT_THE_READERS)
+            ]
+            error = error.__cause__
+        return told
+
+
+NOT_THE_READERS = (Path(__file__).parent, Path(sys.prefix), Path(get_path("stdlib")))
+"""Where the code lies that a reader has not written: ours, what is installed, and Python's own."""
+
+
+class KernelCrash(InOneSentence, Exception):
     """The kernel would dereference NULL, hit BUG() or never return.
 
     ``function`` is the kernel function, ``reason`` a sentence; the Lab stays readable at the state
@@ -25,11 +54,11 @@ class KernelCrash(Exception):
         self.reason = reason
 
 
-class NotInRelease(AttributeError):
+class NotInRelease(InOneSentence, AttributeError):
     """A verb that this kernel release does not have."""
 
 
-class UnknownName(ValueError, KeyError):
+class UnknownName(InOneSentence, ValueError, KeyError):
     """A device, driver, domain or release that does not exist; says which names are near."""
 
     def __str__(self) -> str:

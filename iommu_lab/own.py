@@ -36,7 +36,7 @@ from typing import Any
 from . import behaviours
 from .domains import Domain, DomainType
 from .drivers import Driver, driver
-from .errors import ERRNOS, KernelCrash, errno_name, refuse, unknown
+from .errors import ERRNOS, InOneSentence, KernelCrash, errno_name, refuse, unknown
 from .hardware import BLOCK, BYPASS, Entry, Frozen, Kind
 from .releases import release as find_release
 from .state import World
@@ -55,7 +55,7 @@ UNSUITED = {
 PLAIN = (type(None), bool, int, str)
 
 
-class OwnDriverError(Exception):
+class OwnDriverError(InOneSentence, Exception):
     """A driver of your own does what no driver can, or what the lab could not follow."""
 
 
@@ -372,7 +372,7 @@ def _check_writes(title: str, function: FunctionType) -> None:
             free = step.opname == "STORE_DEREF" and step.argval in outside
             if free or step.opname in ("STORE_ATTR", "STORE_GLOBAL"):
                 raise OwnDriverError(
-                    f"{title} keeps a {step.argval} that is no part of a state: "
+                    f"{title} keeps {step.argval!r} outside of any state: "
                     f"use iommu.remember({step.argval!r}, ...), or write a constant into the class"
                 )
     for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):

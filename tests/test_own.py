@@ -490,15 +490,15 @@ def has_a_variable_of_its_own(self, iommu, domain):
 
 
 WRONG = [
-    ({"blocking": keeps_a_count}, OwnDriverError, "Mine.blocking keeps a count that is no part"),
-    ({"blocking": counts_in_the_module}, OwnDriverError, "keeps a COUNT that is no part"),
-    ({"blocking": counts_in_a_class}, OwnDriverError, "Mine.blocking keeps a count that"),
+    ({"blocking": keeps_a_count}, OwnDriverError, "Mine.blocking keeps 'count' outside of any"),
+    ({"blocking": counts_in_the_module}, OwnDriverError, "keeps 'COUNT' outside of any"),
+    ({"blocking": counts_in_a_class}, OwnDriverError, "Mine.blocking keeps 'count'"),
     ({"blocking": marks_the_registers}, OwnDriverError, "use iommu.remember('count', ...)"),
-    ({"blocking": counts_around_itself()}, OwnDriverError, "Mine.blocking keeps a count"),
+    ({"blocking": counts_around_itself()}, OwnDriverError, "Mine.blocking keeps 'count'"),
     (
         {"_note": keeps_a_count, "blocking": lambda self, iommu, domain: iommu.block()},
         OwnDriverError,
-        "Mine._note keeps a count",
+        "Mine._note keeps 'count'",
     ),
     (
         {"blocking": appends_to_its_default},
