@@ -10,8 +10,7 @@ strict elsewhere, as drivers/iommu/Kconfig has it by default; 5.15 to 7.2).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from .drivers import Driver
@@ -43,6 +42,61 @@ def to_driver(driver: str | Driver | GivesDriver, release: str) -> Driver:
     return driver.as_driver(release)
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A boot line taken apart: names and settings in their order, since a later word wins.
+
+    A dash in a name is as good as an underscore (parameq in kernel/params.c).
+
+    >>> words = Words.of("intel-iommu=on iommu=pt intel_iommu=sm_on")
+    >>> words.options("intel_iommu"), words.has("iommu", "pt")
+    (['on', 'sm_on'], True)
+    """
+
+    said: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, cmdline: str) -> Words:
+        pairs = (word.partition("=")[::2] for word in cmdline.split())
+        return cls(tuple((name.replace("-", "_"), setting) for name, setting in pairs))
+
+    def options(self, name: str) -> list[str]:
+        """What follows this name, all of it: a word may be said twice, and hold a list."""
+        return [o for word, setting in self.said if word == name for o in setting.split(",")]
+
+    def has(self, name: str, option: str) -> bool:
+        return option in self.options(name)
+
+    def chosen(self, name: str, yes: str, no: str, otherwise: bool) -> bool:
+        """Which of two options was said last."""
+        found = [option == yes for option in self.options(name) if option in (yes, no)]
+        return found[-1] if found else otherwise
+
+    def switch(self, name: str, otherwise: bool) -> bool:
+        """A yes or no, as kstrtobool reads it; what it can't read changes nothing."""
+        for setting in (setting.lower() for word, setting in self.said if word == name):
+            otherwise = _truth(setting, otherwise)
+        return otherwise
+
+    def passes_through(self, arch: str) -> bool:
+        """Is the default domain to be pass-through? x86 has a word of its own for it."""
+        answer = False
+        for name, setting in self.said:
+            if name == "iommu.passthrough":
+                answer = _truth(setting.lower(), answer)
+            elif name == "iommu" and arch == "x86_64":
+                answer = Words(((name, setting),)).chosen("iommu", "pt", "nopt", answer)
+        return answer
+
+
+def _truth(word: str, otherwise: bool) -> bool:
+    if word in ("on", "off"):
+        return word == "on"
+    return {"1": True, "y": True, "t": True, "0": False, "n": False, "f": False}.get(
+        word[:1], otherwise
+    )
+
+
 def make_kernel(
     release: str,
     driver: str | Driver | GivesDriver,
@@ -58,21 +112,20 @@ def make_kernel(
         raise unknown(f"architecture for {row.name}", arch, row.arches)
     if machine is None:
         machine = Machine(msi=(X86_INTERRUPTS,) if arch == "x86_64" else ())
-    words = dict(w.partition("=")[::2] for w in cmdline.split())
+    words = Words.of(cmdline)
     if _switched_off(words, row.known_as, arch):
         machine = replace(machine, no_iommu=tuple(d.name for d in machine.devices))
     if row.known_as == "intel" and "sp_off" in _own_words(words, "intel"):
         row = replace(row, pgsizes=_without_large_pages(row.pgsizes))
-    passthrough = arch == "x86_64" and "pt" in words.get("iommu", "").split(",")
     return Kernel(
         found,
         row,
         machine,
         arch,
         cmdline,
-        passthrough=_switch(words, "iommu.passthrough", passthrough),
+        passthrough=words.passes_through(arch),
         strict=_is_strict(words, row, found, machine, arch),
-        disable_bypass=_switch(words, f"{row.known_as}.disable_bypass", True),
+        disable_bypass=words.switch(f"{row.known_as.replace('-', '_')}.disable_bypass", True),
     )
 
 
@@ -80,18 +133,8 @@ DRIVER_WORDS = {"amd": "amd_iommu", "intel": "intel_iommu", "s390": "s390_iommu"
 """The boot-line words of drivers that have their own."""
 
 
-def _switch(words: Mapping[str, str], name: str, otherwise: bool) -> bool:
-    """A yes or no of the boot line, as kstrtobool reads it."""
-    word = words.get(name, "").lower()
-    if word in ("on", "off"):
-        return word == "on"
-    return {"1": True, "y": True, "t": True, "0": False, "n": False, "f": False}.get(
-        word[:1], otherwise
-    )
-
-
-def _own_words(words: Mapping[str, str], driver: str) -> list[str]:
-    return words.get(DRIVER_WORDS.get(driver, ""), "").split(",")
+def _own_words(words: Words, driver: str) -> list[str]:
+    return words.options(DRIVER_WORDS.get(driver, ""))
 
 
 def _without_large_pages(pgsizes: int) -> int:
@@ -100,16 +143,18 @@ def _without_large_pages(pgsizes: int) -> int:
     return pgsizes if pgsizes == -smallest & 2**64 - 1 else smallest
 
 
-def _switched_off(words: Mapping[str, str], driver: str, arch: str) -> bool:
+def _switched_off(words: Words, driver: str, arch: str) -> bool:
     # The word that stops x86's own IOMMUs (no_iommu) is not asked for by virtio's driver.
     stopped = arch == "x86_64" and driver in ("amd", "intel")
-    off = stopped and "off" in words.get("iommu", "").split(",")
-    return off or "off" in _own_words(words, driver)
+    if stopped and words.has("iommu", "off"):
+        return True
+    # Intel's can be switched on again by a later word, the others' can't.
+    if driver == "intel":
+        return not words.chosen("intel_iommu", "on", "off", True)
+    return "off" in _own_words(words, driver)
 
 
-def _is_strict(
-    words: Mapping[str, str], driver: Driver, release: Release, machine: Machine, arch: str
-) -> bool:
+def _is_strict(words: Words, driver: Driver, release: Release, machine: Machine, arch: str) -> bool:
     """Is the IOTLB flushed at each unmap? The driver's own word or an emulator's decides first."""
     minded = ("intel", "amd") if release["amd.np_cache"] == "strict" else ("intel",)
     emulated = machine.caching_mode and driver.known_as in minded
@@ -118,4 +163,4 @@ def _is_strict(
     lazy_by_default = arch in ("x86_64", "s390x")
     if release["flush_queue"] == "attribute" and lazy_by_default:
         return False  # in 5.10 the drivers of x86 do not look at iommu.strict
-    return _switch(words, "iommu.strict", not lazy_by_default)
+    return words.switch("iommu.strict", not lazy_by_default)

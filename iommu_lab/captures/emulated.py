@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from .. import core
-from ..bootline import make_kernel
+from ..bootline import Words, make_kernel
 from ..drivers import Driver
 from ..drivers import driver as find_driver
 from ..errors import KernelCrash, refuse
@@ -110,20 +110,6 @@ STARTING_LEVELS = 3
 """Levels of an AMD page table before it grows; each translates nine bits (PAGE_MODE_3_LEVEL)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
-    """The kernel's boot line, taken apart."""
-
-    values: dict[str, str]
-
-    @classmethod
-    def of(cls, cmdline: str) -> Words:
-        return cls(dict(word.partition("=")[::2] for word in cmdline.split()))
-
-    def has(self, name: str, word: str) -> bool:
-        return word in self.values.get(name, "").split(",")
-
-
 @dataclass(frozen=True)
 class Setup:
     """The machine of a transcript: its bus, its emulated IOMMU, and the kernel that runs on it."""
@@ -209,8 +195,8 @@ def setup(
     isolated = profile.remaps_interrupts and not words.has("intremap", "off")
     # On the arm64 board the translater of messages keeps devices apart, whatever the IOMMU.
     isolated = isolated or arch == "arm64"
-    scalable = build.scalable_mode or words.has("intel_iommu", "sm_on")
-    sticky = profile.sticky_passthrough and scalable and not words.has("intel_iommu", "sm_off")
+    scalable = words.chosen("intel_iommu", "sm_on", "sm_off", build.scalable_mode)
+    sticky = profile.sticky_passthrough and scalable
     return Setup(kernel, build, profile, active, bus, late, isolated, sticky, waiting)
 
 
@@ -238,8 +224,7 @@ def _is_driven(iommu: str, build: Build, words: Words, inserts: bool) -> bool:
     if profile.driver in ("intel", "amd") and words.has("iommu", "off"):
         return False
     if profile.driver == "intel":
-        on = words.has("intel_iommu", "on") or build.intel_on
-        return on and not words.has("intel_iommu", "off")
+        return words.chosen("intel_iommu", "on", "off", build.intel_on)
     if profile.driver == "amd":
         return not words.has("amd_iommu", "off")
     if profile.driver == "virtio":
