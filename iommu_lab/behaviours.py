@@ -54,7 +54,8 @@ def _paging(w: World, kind: DomainType, name: str) -> Domain:
     driver = w.driver
     late = driver.aperture_set == "attach"
     table = "gart" if driver.boot == "gart-window" else name
-    w.tables.setdefault(table, EMPTY)
+    if table not in w.tables:
+        w.tables[table] = EMPTY
     return Domain(
         name,
         kind,
@@ -95,12 +96,10 @@ def free(w: World, domain: Domain) -> None:
     if w.driver.attach == "at-power-up" and domain.users:
         _leave_powered(w, domain, domain.users[0])
     del w.domains[domain.name]
-    mappings = (w.notes[note] for note in w.notes if note.startswith("mapping"))
-    if domain.name in mappings or any(
-        domain.name in (g.domain, g.default, g.blocking) for g in w.groups.values()
-    ):
+    mapping = any(note.startswith("mapping") for note in w.where("notes", domain.name))
+    if mapping or w.where("groups", domain.name, "domain", "default", "blocking"):
         w.domains[domain.name] = replace(domain, freed=True)
-    on = [d for d, at in w.devices.items() if at.attached == domain.name]
+    on = w.where("devices", domain.name, "attached")
     for device in on:
         if how != "freed" or w.driver.keeps not in FOLLOWED:
             w.set_device(device, attached=None)
@@ -111,11 +110,10 @@ def free(w: World, domain: Domain) -> None:
     if how in LEAVE and w.driver.attach != "at-power-up":
         for device in on if w.driver.keeps != "domain" else domain.users:
             LEAVE[how](w, device)
-    for device, entry in list(w.entries.items()):
-        if entry.table == domain.table:
-            why = f"it walks the page table of {domain.name}, which is freed"
-            w.program(device, Entry(Kind.UNKNOWN, why=why))
-    w.tables.pop(domain.table, None)
+    for device in w.where("entries", domain.table, "table"):
+        why = f"it walks the page table of {domain.name}, which is freed"
+        w.program(device, Entry(Kind.UNKNOWN, why=why))
+    w.drop("tables", domain.table)
 
 
 def _free_what_was_left(w: World, domain: Domain) -> None:

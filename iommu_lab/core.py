@@ -691,7 +691,7 @@ def domain_free(w: World, domain: Domain) -> None:
     if domain.static and always and w.driver.blocked == "as-detach" and not domain.type:
         raise KernelCrash("iommu_domain_free", "the static domain has no free function")
     behaviours.free(w, domain)
-    w.iovas.pop(domain.name, None)
+    w.drop("iovas", domain.name)
 
 
 # -- the type file ---------------------------------------------------------------------------------

@@ -134,6 +134,20 @@ class Event:
     text: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Has:
+    """A question about one thing of a state: is this value in one of its fields, or it itself?"""
+
+    value: object
+    fields: tuple[str, ...] = ()
+
+    def __call__(self, thing: object) -> bool:
+        """The answer; False for None, which stands for a thing that is not there."""
+        if thing is None or not self.fields:
+            return thing is not None and thing == self.value
+        return any(getattr(thing, name) == self.value for name in self.fields)
+
+
 class World:
     """The workbench of one verb: a state taken apart, to be changed and frozen again.
 
@@ -226,6 +240,15 @@ class World:
     def attached(self, group: Group) -> Domain | None:
         return None if group.domain is None else self.domains[group.domain]
 
+    def where(self, part: str, value: object, *fields: str) -> list[Any]:
+        """The names of a part's things that have this value in one of these fields.
+
+        Without fields: those that are this value. A search can remember the answer of this, where
+        it would have to remember every field that a loop came by.
+        """
+        has = Has(value, fields)
+        return [name for name, thing in getattr(self, part).items() if has(thing)]
+
     # -- changing things --------------------------------------------------------------------
 
     def set_group(self, number: int, **changes: Any) -> Group:
@@ -238,6 +261,12 @@ class World:
     def set_domain(self, name: str, **changes: Any) -> Domain:
         self.domains[name] = replace(self.domains[name], **changes)
         return self.domains[name]
+
+    def drop(self, part: str, name: str) -> None:
+        """Take a thing of a part away if it is there, whatever it is."""
+        things = getattr(self, part)
+        if name in things:
+            del things[name]
 
     def table(self, name: str | None) -> PageTable:
         return EMPTY if name is None else self.tables.get(name, EMPTY)
@@ -257,8 +286,7 @@ class World:
         """The devices whose translation changes when this one's is written, itself included."""
         if self.kernel.driver.grouping != "unit":
             return (device,)
-        group = self.devices[device].group
-        return tuple(n for n, d in self.devices.items() if d.group == group)
+        return tuple(self.where("devices", self.devices[device].group, "group"))
 
     # -- telling ----------------------------------------------------------------------------
 

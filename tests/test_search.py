@@ -14,8 +14,13 @@ from iommu_lab.datafiles import datafile
 from iommu_lab.errors import KernelCrash, UnknownName
 from iommu_lab.hardware import Frozen
 from iommu_lab.lab import Lab, perform
-from iommu_lab.search import KEPT, LOOKS, Walk, alphabet, drivers_and_arches, opening, shortest
+from iommu_lab.search import LOOKS, Walk, alphabet, drivers_and_arches, opening, shortest
+from iommu_lab.search.closed import Alike, may
+from iommu_lab.search.memo import Remembered
+from iommu_lab.search.nodes import KEPT, States, bits, put
+from iommu_lab.search.result import first_of
 from iommu_lab.state import State, World
+from iommu_lab.tables import EMPTY, READ, Run
 
 
 def values(state: State, users: bool) -> tuple[object, ...]:
@@ -36,7 +41,7 @@ def plain_search(lab: Lab, depth: int, users: bool) -> tuple[set[object], int]:
         for kernel, state in frontier:
             for step in steps:
                 world = World(kernel, state)
-                if not search._there(world, step):
+                if not may(world, step):
                     continue
                 try:
                     perform(step)(world)
@@ -69,23 +74,64 @@ def test_remembering_what_verbs_do_changes_no_state_and_no_crash(release):
 
 
 def test_an_answer_that_coined_a_name_after_looking_at_all_is_asked_for_again():
-    states, asked = search.States(opening("6.0", "amd")), []
+    states, asked = States(opening("6.0", "amd")), []
 
     def ask(world):
         asked.append(len(world.notes))
         world.notes.get("a new name")
         return len(world.notes)
 
-    remembered = search.Remembered(states, ask)
+    remembered = Remembered(states, ask)
     for _ in range(3):
         remembered(states.start)
     assert len(asked) == 2
 
 
-def lengths(lab: Lab, depth: int, alike: tuple[search.Alike, ...] | None) -> dict[str, int]:
+def test_the_answer_about_a_thing_is_remembered_and_not_the_thing():
+    states, asked = States(opening("6.0", "amd")), []
+
+    def ask(world):
+        asked.append(world)
+        return world.where("groups", "dom1", "domain", "default")
+
+    def with_group(**changes):
+        group = replace(states.part(states.start, "groups")[0], **changes)
+        return put(states.start, [states.number(("groups", 0), group)])
+
+    remembered = Remembered(states, ask)
+    others = with_group(owner="user"), with_group(domain="dom2"), with_group(domain="dom1")
+    assert [remembered(node) for node in (states.start, *others)] == [[], [], [], [0]]
+    assert len(asked) == 2
+
+
+def test_what_was_written_unseen_is_a_change_though_it_was_there_already():
+    states = States(opening("6.0", "amd"))
+
+    def ask(world):
+        if "default0" in world.tables:
+            world.tables["default0"] = EMPTY
+        return world.characters()
+
+    remembered = Remembered(states, ask)
+    full = EMPTY.insert(Run(0, 4096, 0, 12, READ))
+    node = put(states.start, [states.number(("tables", "default0"), full)])
+    for remember in (states.start, node):
+        assert put(remember, remembered(remember)) == states.start
+
+
+def test_an_answer_depends_on_what_was_looked_at_and_on_names_to_come_if_on_all():
+    states = States(opening("6.0", "amd"))
+    one = Remembered(states, lambda world: world.groups[0]).at(states.start).looked
+    every = Remembered(states, lambda world: len(world.groups)).at(states.start).looked
+    places = [states.place(("groups", 0)), states.place(("groups", 1)), states.place(("groups", 9))]
+    assert [one & bits([place]) != 0 for place in places] == [True, False, False]
+    assert [every & bits([place]) != 0 for place in places] == [True, True, True]
+
+
+def lengths(lab: Lab, depth: int, alike: tuple[Alike, ...] | None) -> dict[str, int]:
     """How long the shortest way to each kind of finding is."""
     walk = Walk(lab, depth, alike=alike)
-    looks = {kind: walk.remembered(search._first_of(look)) for kind, look in LOOKS.items()}
+    looks = {kind: walk.remembered(first_of(look)) for kind, look in LOOKS.items()}
     found: dict[str, int] = {}
     for visit in walk:
         if visit.after is None:
