@@ -81,7 +81,7 @@ def test_a_detach_that_bypasses_breaks_the_transition_rule(monkeypatch):
 
 
 def test_a_switch_that_was_never_made_proves_nothing():
-    contract = audit.verify_transition("amd", "6.0", depth=0)
+    contract = audit.verify_transition("amd", "6.0", seconds=0)
     assert not contract
     assert contract.counterexample is None
     assert "never put to it" in str(contract)
