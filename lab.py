@@ -45,7 +45,7 @@ def main(argv):
     if word == "test":
         os.chdir(HERE)
         become("-m", "pytest", *argv[1:])
-    elif word.startswith("-"):
+    elif word.startswith("-") and word != "--version":
         become("-m", "iommu_lab", "lab", *argv)
     else:
         become("-m", "iommu_lab", word, *argv[1:])

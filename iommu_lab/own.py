@@ -339,8 +339,9 @@ def _defined(cls: type[OwnDriver]) -> list[str]:
             raise OwnDriverError(f"{title} is nothing that is looked at: write base = {value!r}")
         elif not name.startswith("__"):
             _check_constant(title, value)
-        if inspect.isfunction(value):
-            _check_writes(title, value)
+        function = getattr(value, "__func__", value)  # of a static method
+        if inspect.isfunction(function):
+            _check_writes(title, function)
     return [name for name in METHODS if name in found]
 
 

@@ -489,7 +489,19 @@ def has_a_variable_of_its_own(self, iommu, domain):
     iommu.block()
 
 
+class KeepsStatic(OwnDriver):
+    @staticmethod
+    def blocking(iommu, domain):
+        Elsewhere.count = 1
+        iommu.block()
+
+
 WRONG = [
+    (
+        {"blocking": vars(KeepsStatic)["blocking"]},
+        OwnDriverError,
+        "Mine.blocking keeps 'count' outside",
+    ),
     ({"blocking": keeps_a_count}, OwnDriverError, "Mine.blocking keeps 'count' outside of any"),
     ({"blocking": counts_in_the_module}, OwnDriverError, "keeps 'COUNT' outside of any"),
     ({"blocking": counts_in_a_class}, OwnDriverError, "Mine.blocking keeps 'count'"),

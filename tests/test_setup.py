@@ -96,3 +96,19 @@ def test_an_unfinished_set_up_is_begun_again(lab, asked, monkeypatch):
     with pytest.raises(SystemExit, match="Run the same command again"):
         lab["set_up"]()
     assert not (lab["VENV"] / "iommu_lab.stamp").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "become"),
+    [
+        ([], ["lab"]),
+        (["--no-browser"], ["lab", "--no-browser"]),
+        (["reset", "03"], ["reset", "03"]),
+        (["--version"], ["--version"]),
+    ],
+)
+def test_every_word_goes_to_the_command_that_is_meant(words, become, lab, asked, monkeypatch):
+    gone_to = []
+    monkeypatch.setitem(lab["main"].__globals__, "become", lambda *words: gone_to.extend(words))
+    lab["main"](words)
+    assert gone_to == ["-m", "iommu_lab", *become]
