@@ -41,16 +41,16 @@ MINUS_EINVAL = 2**64 - 22
 class Format:
     """One page-table format in one release: a word for each question.
 
-    ``map`` and ``unmap`` name the functions below. ``inside`` is what a page meets that lies inside
-    a larger one, ``below`` what a page meets that covers a table of smaller ones. ``tables`` are
-    the sizes (log2) at which an entry may hold a table in place of a page, and ``bare`` what
-    becomes of a table whose last page goes, where a later call can tell. ``pages`` says what is
-    stored for a chunk: the chunk's own page size, entries of the level below it where the driver
-    offers sizes between two levels, small pages whatever was asked for, or one record a page.
-    ``empty`` is the answer to a map of nothing, where it is not a success. ``before_…`` is the
-    answer before the driver has finished the domain, which most do at its first attach ("crash",
-    with the function if it is another one); ``orphan`` that of a domain which nobody is attached to
-    any more.
+    ``map`` and ``unmap`` name the functions below; a word that they do not read is left out.
+    ``inside`` is what a page meets that lies inside a larger one, ``below`` what a page meets that
+    covers a table of smaller ones. ``tables`` are the sizes (log2) at which an entry may hold a
+    table in place of a page, and ``bare`` what becomes of a table whose last page goes, where a
+    later call can tell. ``pages`` says what is stored for a chunk: the chunk's own page size,
+    entries of the level below it where the driver offers sizes between two levels, small pages
+    whatever was asked for, or one record a page. ``empty`` is the answer to a map of nothing, where
+    it is not a success. ``before_…`` is the answer before the driver has finished the domain, which
+    most do at its first attach ("crash", with the function if it is another one); ``orphan`` that
+    of a domain which nobody is attached to any more.
     """
 
     pagetable: str
@@ -248,10 +248,13 @@ def iommu_unmap(w: World, domain: Domain, iova: int, size: int) -> tuple[int, li
         if form.range_unmap == "truncate":
             at &= LOW32
             room = min(room, LOW32 + 1 - at)
-        elif _beyond(domain, at, room, form.range_unmap):
+        chunk = Chunk(at, at, *pages(bitmap, at, at, room))
+        if _beyond(domain, at, _looked_at(form, chunk, room), form.range_unmap):
             done = _unmap_beyond(job, at, done)
             break
-        chunk = Chunk(at, at, *pages(bitmap, at, at, room))
+        if form.range_unmap == "zero-each":
+            inside = domain.last + 1 - at >> chunk.shift
+            chunk = chunk._replace(number=min(chunk.number, inside))
         table, removed, bytes_ = UNMAP[form.unmap](job, table, chunk)
         gone += removed
         if not bytes_:
@@ -484,6 +487,7 @@ def _placed(job: Job, chunk: Chunk) -> Chunk:
         raise refuse(wrapped if wrapped and chunk.end > TOP else errno, text)
     if paddr >> form.paddr_bits:
         if form.paddr_beyond != "truncate":
+            job.warn("range", f"{paddr:#x} needs more than {form.paddr_bits} bits")
             raise refuse(form.paddr_beyond, f"{paddr:#x} needs more than {form.paddr_bits} bits")
         paddr &= (1 << form.paddr_bits) - 1
     return Chunk(iova, paddr, shift, count)
@@ -491,12 +495,23 @@ def _placed(job: Job, chunk: Chunk) -> Chunk:
 
 def _beyond(domain: Domain, iova: int, size: int, word: str) -> bool:
     """Is a part of this outside the aperture? ``-at-last`` takes the last address for the end."""
-    if word in ("none", ""):
+    if word in ("none", "", "truncate"):
         return False
     if word in ("zero", "crash"):
         return not domain.first <= iova <= domain.last
     end = iova + size - (0 if word.endswith("-at-last") else 1)
     return not domain.first <= iova or end > domain.last
+
+
+def _looked_at(form: Format, chunk: Chunk, room: int) -> int:
+    """How many bytes the driver's test of the range looks at.
+
+    A driver with ``unmap`` is handed a page at a time, one with ``unmap_pages`` a chunk of them,
+    and generic_pt all that is left.
+    """
+    if form.range_unmap == "zero-rest":
+        return room
+    return chunk.size if form.range_unmap == "zero-chunk" else 1 << chunk.shift
 
 
 def _unmap_beyond(job: Job, iova: int, done: int) -> int:
@@ -505,7 +520,8 @@ def _unmap_beyond(job: Job, iova: int, done: int) -> int:
         raise KernelCrash(form.function, f"BUG: {iova:#x} is beyond the width of {domain.name}")
     if form.range_unmap == "huge":
         return MINUS_EINVAL
-    job.warn("range", f"{iova:#x} is outside {domain.first:#x}..{domain.last:#x}")
+    for about in ("range", "range-unmap"):
+        job.warn(about, f"{iova:#x} is outside {domain.first:#x}..{domain.last:#x}")
     return done
 
 
@@ -672,8 +688,8 @@ def _bared(job: Job, table: PageTable, gone: list[Run], iova: int, size: int) ->
 def unmap_walk(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
     """Entry by entry of the size that was asked for, up to a hole.
 
-    An entry that is a table goes with all that hangs below it, holes included. Where a page takes
-    several entries (v7s), none of them may be empty.
+    An entry that is a table goes with all that hangs below it, holes included, and so does a table
+    that stands empty. Where a page takes several entries (v7s), none of them may be empty.
     """
     form, at, gone = job.form, chunk.iova, list[Run]()
     slot = 1 << min(form.base(chunk.shift) or 12, chunk.shift)
@@ -686,7 +702,8 @@ def unmap_walk(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
             stop = min(table[row].end, chunk.end)
         else:
             stop = at + (1 << chunk.shift)
-            if not all(table.overlapping(entry, slot) for entry in range(at, stop, slot)):
+            level = slot.bit_length() - 1
+            if not all(table.holds(level, entry) for entry in range(at, stop, slot)):
                 job.warn("hole", f"{at:#x} is not mapped")
                 break
         table, removed, _ = _wiped(job, table, at, stop - at)
@@ -808,8 +825,13 @@ def unmap_range(job: Job, table: PageTable, chunk: Chunk) -> Unmapped:
         # The driver gets one page size at a time, and the 0 that it returns makes the core stop.
         table, gone, _ = _wiped(job, table, chunk.iova, 1 << chunk.shift)
         return table, gone, 0
-    if table.find(chunk.iova) is None:
-        job.warn("hole", f"{chunk.iova:#x} is not mapped")
+    there = table.inside(chunk.iova, chunk.size)
+    if sum(run.size for run in there) < chunk.size:
+        job.warn("hole", f"a part of {chunk.iova:#x}..{chunk.end - 1:#x} is not mapped")
+    elif table.find(chunk.iova - 1) == table.find(chunk.iova) or (
+        table.find(chunk.end - 1) == table.find(chunk.end)
+    ):
+        job.warn("part", f"{chunk.iova:#x}..{chunk.end - 1:#x} was mapped as a part of more")
     return _wiped(job, table, chunk.iova, chunk.size)
 
 

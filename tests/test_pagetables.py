@@ -829,7 +829,7 @@ MANNERS = {
     ("sun50i", "6.0"): ("EBUSY", "stop"),
     ("tegra-smmu", "6.0"): ("new", "stop"),
     ("tegra-gart", "6.0"): ("new", "go on"),
-    ("omap", "6.0"): ("new", "stop"),
+    ("omap", "6.0"): ("new", "go on"),
     ("sprd", "6.12"): ("new", "go on"),
     ("amd", "7.2"): ("EADDRINUSE", "stop"),
     ("intel", "7.2"): ("EADDRINUSE", "stop"),
@@ -934,6 +934,32 @@ def test_every_format_row_uses_words_that_are_functions_here():
         assert row["unmap"] in {*UNMAP, "none"}
         assert row["rights"] in {*RIGHTS, ""}
         assert row["function"]
+
+
+READ_BY = {
+    "errno": ("map", {"refuse", "records"}),
+    "inside": ("map", {"replace"}),
+    "below": ("map", {"refuse"}),
+    "hole": ("unmap", {"entry", "range"}),
+    "part": ("unmap", {"walk", "entry"}),
+    "bare": ("unmap", {"walk", "entry", "range-up"}),
+}
+"""Which ways to map or unmap look at a word."""
+
+
+def test_a_word_stands_only_where_a_function_reads_it():
+    with open(datafile("drivers", "pagetables.csv"), newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            for word, (verb, readers) in READ_BY.items():
+                assert not row[word] or row[verb] in readers, (row["pagetable"], word)
+            assert row["unmap"] != "range" or row["hole"] in ("", "zero-always")
+
+
+def test_a_table_that_is_there_before_an_attach_is_there_for_every_call():
+    with open(datafile("drivers", "pagetables.csv"), newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            calls = {row[f"before_{call}"] == "works" for call in ("map", "unmap", "lookup")}
+            assert len(calls) == 1, (row["pagetable"], row["driver"], row["release"])
 
 
 def test_every_driver_of_every_release_has_a_page_table_format():
