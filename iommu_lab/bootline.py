@@ -78,6 +78,19 @@ class Words:
             otherwise = _truth(setting, otherwise)
         return otherwise
 
+    @property
+    def bounces(self) -> bool:
+        """Is every direct mapping to be a copy elsewhere, whatever the device can address?"""
+        return self.has("swiotlb", "force")
+
+    def stops_x86(self, release: Release) -> bool:
+        """Do x86's own IOMMUs stay off, as these words have it?
+
+        Up to 5.15 whoever asked for bounce buffers got them in the place of an IOMMU.
+        """
+        buffers = self.bounces or self.has("iommu", "soft")
+        return self.has("iommu", "off") or (release["iommu.soft"] == "instead" and buffers)
+
     def passes_through(self, arch: str) -> bool:
         """Is the default domain to be pass-through? x86 has a word of its own for it."""
         answer = False
@@ -113,7 +126,7 @@ def make_kernel(
     if machine is None:
         machine = Machine(msi=(X86_INTERRUPTS,) if arch == "x86_64" else ())
     words = Words.of(cmdline)
-    if _switched_off(words, row.known_as, arch):
+    if _switched_off(words, row.known_as, found, arch):
         machine = replace(machine, no_iommu=tuple(d.name for d in machine.devices))
     if row.known_as == "intel" and "sp_off" in _own_words(words, "intel"):
         row = replace(row, pgsizes=_without_large_pages(row.pgsizes))
@@ -143,10 +156,10 @@ def _without_large_pages(pgsizes: int) -> int:
     return pgsizes if pgsizes == -smallest & 2**64 - 1 else smallest
 
 
-def _switched_off(words: Words, driver: str, arch: str) -> bool:
-    # The word that stops x86's own IOMMUs (no_iommu) is not asked for by virtio's driver.
-    stopped = arch == "x86_64" and driver in ("amd", "intel")
-    if stopped and words.has("iommu", "off"):
+def _switched_off(words: Words, driver: str, release: Release, arch: str) -> bool:
+    # The words that stop x86's own IOMMUs (no_iommu) are not asked for by virtio's driver.
+    own = arch == "x86_64" and driver in ("amd", "intel")
+    if own and words.stops_x86(release):
         return True
     # Intel's can be switched on again by a later word, the others' can't.
     if driver == "intel":

@@ -51,3 +51,13 @@ def test_intel_can_be_switched_on_again_and_no_other_driver_can(driver, cmdline,
 
 def test_a_name_without_a_setting_has_one_empty_option():
     assert Words.of("quiet iommu.forcedac").options("iommu.forcedac") == [""]
+
+
+@pytest.mark.parametrize(("release", "off"), [("5.10", True), ("5.15", True), ("5.19", False)])
+def test_bounce_buffers_that_were_asked_for_stopped_x86s_iommus_once(release, off):
+    asked = make_kernel(release, "amd", None, "iommu=soft", None)
+    assert bool(asked.machine.no_iommu) == off
+
+
+def test_the_words_that_stop_x86s_own_iommus_are_nothing_to_virtios():
+    assert not make_kernel("5.15", "virtio", None, "iommu=soft,off", "x86_64").machine.no_iommu

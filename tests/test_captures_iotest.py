@@ -318,3 +318,27 @@ def test_what_a_late_dma_met_stands_for_nothing_and_the_next_devices_is_its_own(
 
     found = answers_of(1, enumerate(probe(0, 64) + probe(1, 0)))
     assert [(a.key, a.value) for a in found] == [(label, VOID), (label, "BLOCKED landed=0/64")]
+
+
+@pytest.mark.parametrize(
+    ("append", "landed"),
+    [
+        ("iommu=pt", {"X02": "LANDED", "X05": "LANDED", "X10": "LANDED"}),
+        # What landed in the copy arrives with the unmap, and never without one.
+        ("iommu=pt swiotlb=force", {"X02": "BLOCKED", "X05": "BLOCKED", "X10": "LANDED"}),
+    ],
+)
+def test_a_forced_copy_takes_the_dma_in_the_buffers_place_until_it_is_unmapped(append, landed):
+    verb = "insmod /mods/edulab.ko"
+    for label, outcome_ in landed.items():
+        answers = said("7.2", "intelnocm", "single", verb, append, key=label)
+        assert outcome(answers[verb]) == outcome_
+    late = said("7.2", "intelnocm", "single", verb, append, key="X04a")
+    assert outcome(late[verb]) == "LANDED"
+
+
+@pytest.mark.parametrize(("kernel", "groups"), [("5.10", False), ("6.1", True), ("7.2", True)])
+@pytest.mark.parametrize("word", ["iommu=soft", "swiotlb=force"])
+def test_only_in_5_10_buffers_that_were_asked_for_are_instead_of_an_iommu(kernel, groups, word):
+    answers = said(kernel, "intel", "single", "dev D 0000:00:03.0; gtype D", word)
+    assert (answers["gtype D"] != "<ENOENT>") == groups

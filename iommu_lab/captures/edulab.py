@@ -7,8 +7,9 @@ edu does its DMA 100 ms after it was asked to. Between the two the program unmap
 tells a lazy unmap from a strict one: the queue that keeps an unmapped page in the IOTLB is flushed
 10 ms after it was first used.
 
-Where it stops: the delays are those that the program asks for. A guest whose clock runs late may
-unmap after the DMA; what it then measures says nothing about unmapping.
+Where it stops: of a buffer that the boot line has copied (``swiotlb=force``) it knows that it is a
+page elsewhere, not which of the pool's. And the delays are those that the program asks for: a guest
+whose clock runs late may unmap after the DMA; what it then measures says nothing about unmapping.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from .. import dmaapi
+from ..bootline import Words
 from ..state import World
 from .emulated import PAGE, Edu, Emulator, Memory
 
@@ -48,6 +50,8 @@ class _Edulab:
         self.bdf = bdf
         self.edu = boot.edu_of(bdf)
         self.coherent, self.page = boot.memory.kernel_pages(2)
+        self.bounced: dict[int, tuple[int, int, str]] = {}
+        """Mappings that are copies: the copy's address, and what of which page it is of."""
 
     def say(self, key: str, value: str, *, optional: bool = False) -> None:
         self.boot.say("edulab", key, value, optional=optional)
@@ -56,7 +60,14 @@ class _Edulab:
         dmaapi.advance(self.boot.world, ms)
         self.boot.iommu.settle(self.boot.world)
 
-    def map(self, paddr: int, size: int = PAGE, direction: str = "from_device") -> int:
+    @property
+    def direct(self) -> bool:
+        """Is the address that the device gets the physical one?"""
+        world = self.boot.world
+        return self.bdf not in world.devices or dmaapi.backing(world, self.bdf) is None
+
+    def allocate(self, paddr: int, size: int = PAGE, direction: str = "bidirectional") -> int:
+        """``dma_alloc_coherent``: the page may be anywhere, so that no copy is needed."""
         world = self.boot.world
         if self.bdf not in world.devices:
             return paddr
@@ -64,8 +75,22 @@ class _Edulab:
         self.boot.iommu.settle(world)
         return iova
 
+    def map(self, paddr: int, size: int = PAGE, direction: str = "from_device") -> int:
+        iova = self.allocate(paddr, size, direction)
+        if not (self.direct and Words.of(self.boot.world.kernel.cmdline).bounces):
+            return iova
+        # swiotlb_map: the device gets a copy, and the driver's own page is left alone until unmap.
+        (copy,) = self.boot.memory.kernel_pages(1)
+        self.boot.memory.copy(paddr, copy, size)
+        self.bounced[copy] = paddr, size, direction
+        return copy
+
     def unmap(self, iova: int, size: int = PAGE) -> None:
-        if self.bdf in self.boot.world.devices:
+        if iova in self.bounced:
+            paddr, size, direction = self.bounced.pop(iova)
+            if direction != "to_device":
+                self.boot.memory.copy(iova, paddr, size)
+        elif self.bdf in self.boot.world.devices:
             dmaapi.dma_unmap(self.boot.world, self.bdf, iova, size)
             self.boot.iommu.settle(self.boot.world)
 
@@ -103,7 +128,7 @@ class _Edulab:
 
     def run(self) -> None:
         self.say("dma_set_mask_and_coherent", "rc=0")
-        coherent = self.map(self.coherent, PAGE, "bidirectional")
+        coherent = self.allocate(self.coherent)
         self.say("coherent", f"same={int(coherent == self.coherent)}")
         for i in range(LOADED):
             self.boot.memory.write(self.coherent + i, [pattern(i)])

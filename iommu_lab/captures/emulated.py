@@ -221,7 +221,7 @@ def _is_driven(iommu: str, build: Build, words: Words, inserts: bool) -> bool:
     profile = PROFILES[iommu]
     if not profile.driver:
         return False
-    if profile.driver in ("intel", "amd") and words.has("iommu", "off"):
+    if profile.driver in ("intel", "amd") and words.stops_x86(find_release(build.release)):
         return False
     if profile.driver == "intel":
         return words.chosen("intel_iommu", "on", "off", build.intel_on)
@@ -336,6 +336,9 @@ class Memory:
         self._pages: dict[int, list[int | None]] = {}
         self._next = 0x40_0000_0000
         self._next_low = MEMORY_STARTS[arch] + 0x600_0000
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self.write(target, self.read(source, length))
 
     def kernel_pages(self, count: int) -> tuple[int, ...]:
         """Addresses for new pages of the kernel, none beside another.
