@@ -129,6 +129,16 @@ def test_an_answer_to_something_else_than_its_step_is_refused_with_its_line(was,
         parse(text.replace(was, now, 1).encode(), "odd")
 
 
+def test_a_function_that_should_be_there_and_is_not_is_told_apart_from_silence(tmp_path, capsys):
+    text = (FOLDER / "attachlab-6.1-intel-on-detach.log").read_text("utf-8")
+    amd = tmp_path / "amd.log"
+    amd.write_text(text.replace("iommu=intel ", "iommu=amd ", 1), "utf-8")
+    assert cli.main(["replay", "--show", str(amd)]) == 1
+    assert "0000:00:01.0: the model says that it is there, the kernel nothing" in (
+        capsys.readouterr().out
+    )
+
+
 def test_a_file_that_ends_before_the_first_answer_proves_nothing(tmp_path, capsys):
     head = tmp_path / "head.out"
     head.write_text(ONE.read_text("utf-8").partition("STEP 4:")[0], "utf-8")

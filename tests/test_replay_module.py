@@ -162,3 +162,22 @@ def test_a_log_that_ends_before_init_does_is_refused():
         cut = TEXT[: TEXT.index(end)]
         with pytest.raises(TranscriptError, match="cut off"):
             rows(transcript(cut))
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ("seq=detach", "seq=claim", "began with seq=detach, and the MACHINE line told it claim"),
+        ('args="', 'args="bind=1 ', "began with bind=0, and the MACHINE line told it 1"),
+    ],
+)
+def test_a_module_that_ran_what_it_was_not_told_is_refused_with_its_line(was, now, said):
+    first, _, rest = TEXT.partition("\n")
+    at = TEXT[: TEXT.index("attachlab BEGIN")].count("\n") + 1
+    with pytest.raises(TranscriptError, match=rf"^odd:{at}: .*{said}"):
+        transcript(f"{first.replace(was, now, 1)}\n{rest}")
+
+
+def test_a_list_of_files_is_not_taken_for_a_log():
+    with pytest.raises(TranscriptError, match="no transcript: it should begin with a MACHINE line"):
+        parse((FOLDER / "SHA256SUMS").read_bytes(), "odd")

@@ -182,7 +182,11 @@ def _module(log: _Log, at: int, line: str) -> None:
     begin, boot, block, ring, part = (p.match(line) for p in (BEGIN, BOOT, BLOCK, RING, PART))
     if begin:
         log.begun = True
-        log.arguments |= {"bind": begin[1], "seq": begin[2]}
+        for key, ran in (("bind", begin[1]), ("seq", begin[2])):
+            told = log.arguments.setdefault(key, ran)
+            if told != ran:
+                reason = f"the module began with {key}={ran}, and the MACHINE line told it {told}"
+                raise TranscriptError(log.name, at, reason)
         return
     if block:
         log.pages["block"] = int(block[1], 16)

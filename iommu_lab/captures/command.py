@@ -56,9 +56,10 @@ def main(argv: Sequence[str]) -> int:
             print(f"{Path(name).name}: {_count(found)}")
         for row in found if asked.show else ():
             if row.verdict != "agree":
+                empty = "nothing" if row.verdict == "not modelled" else "that it is there"
                 print(
                     f"  {Path(name).name}:{row.line}: {row.verb} {row.what}: "
-                    f"the model says {row.predicted or 'nothing'}, the kernel {row.measured}"
+                    f"the model says {row.predicted or empty}, the kernel {row.measured}"
                 )
     for kernel, iommu in sorted(tally, key=_in_order):
         files = tally[kernel, iommu]

@@ -8,11 +8,14 @@ Where it stops: at files that are no text, or longer than any boot's output.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from . import attachlog, iotestlog
 from .transcript import Transcript, TranscriptError, short
 
+ATTACHLAB = re.compile(r"\battachlab(-init)?:? ")
+"""What the module and its init begin each line with; a name of a file goes on with a hyphen."""
 LONGEST_LINE = 65536
 LARGEST_FILE = 64 * 2**20
 
@@ -37,7 +40,7 @@ def parse(data: bytes, name: str) -> Transcript:
         raise TranscriptError(name, 1, "the file is empty")
     if any(line.startswith(("STEP ", "BOOT ")) for line in lines):
         return iotestlog.parse(lines, name)
-    if any("attachlab" in line for line in lines):
+    if any(ATTACHLAB.search(line) for line in lines):
         return attachlog.parse(lines, name)
     if lines[0].startswith("MACHINE "):
         raise TranscriptError(name, len(lines), "cut off: there is no BOOT line")
