@@ -204,6 +204,30 @@ def test_a_verdicts_effect_is_the_one_the_table_has_for_6_1():
         assert row["programmed"] == (at["leave"] if at else "none"), row["driver"]
 
 
+def test_whatever_the_history_says_of_a_release_was_not_so_before():
+    told = history()
+    order = list(told.pop("releases"))
+    del told["hypothetical"]
+    for driver, story in told.items():
+        changes, alone = story.get("from", {}), story.get("only", {})
+        first = min(changes, key=order.index)
+        now = {key: value for key, value in story.items() if not isinstance(value, dict)}
+        assert not set(now) & set(changes[first]), driver  # the first release would hide it
+        for release in order:
+            for change in (changes.get(release, {}), alone.get(release, {})):
+                said = {key: value for key, value in change.items() if now.get(key, "") == value}
+                assert not said, (driver, release)
+            now |= changes.get(release, {})
+
+
+def test_where_a_function_leaves_a_domain_the_row_says_what_it_leaves():
+    for row in ROWS:
+        named = row["detach"] or row["set_platform"] or row["default_domain"]
+        called = bool(named) or "as-detach" in (row["identity"], row["blocked"])
+        mock = row["driver"] == "iommufd-selftest" and row["default_domain"] == "BLOCKED"
+        assert called == (row["leave"] != "none") or mock, (row["driver"], row["release"])
+
+
 def test_a_change_in_a_release_that_was_not_read_is_refused():
     told = history()
     told["amd"]["from"]["6.5"] = {"blocked": "block"}

@@ -12,7 +12,7 @@ from iommu_lab.drivers import ALIASES, driver, driver_names, rows
 from iommu_lab.errors import KernelCrash, UnknownName
 from iommu_lab.lab import Lab
 from iommu_lab.machine import Device, Machine
-from iommu_lab.releases import releases
+from iommu_lab.releases import known, releases
 
 BLOCKED, UNMANAGED = DomainType.BLOCKED, DomainType.UNMANAGED
 
@@ -309,6 +309,38 @@ def test_sun50is_count_starts_at_one_so_detach_never_switches_it_off():
         assert on(lab) == [("table", domain)]
     lab.free_domain(domain)
     assert lab.hardware().kind == "unknown"
+    assert "freed" in lab.hardware().why
+
+
+AFTER_FREE = {
+    # free_io_pgtable_ops, dma_cleanup_tables, free_page of the directory: the memory is another's
+    **dict.fromkeys(("arm-smmu-v3", "arm-smmu", "qcom_iommu", "ipmmu-vmsa"), ("unknown", True)),
+    **dict.fromkeys(("apple-dart", "rockchip", "sun50i", "s390"), ("unknown", True)),
+    # kfree of the domain alone: mtk_iommu_domain_free, msm_iommu_domain_free,
+    # tegra_smmu_domain_free; viommu_domain_free does not tell the device
+    **dict.fromkeys(("mtk", "msm", "tegra-smmu", "virtio"), ("table", False)),
+    # exynos_iommu_domain_free disables every SysMMU of the domain first
+    "exynos": ("bypass", False),
+}
+"""Where a device is whose domain is freed under it; and whether its table's memory is."""
+
+
+@pytest.mark.parametrize("name", AFTER_FREE)
+def test_a_domain_freed_under_a_device_frees_its_table_or_leaves_it_in_every_release(name):
+    for release in known():
+        types = {r["driver"]: r["accepts"].split() for r in rows(release)}.get(name, [])
+        if "UNMANAGED" in types:
+            lab = Lab(release, name)
+            domain = lab.alloc_domain()
+            lab.attach_device(domain, "dev0")
+            lab.free_domain(domain)
+            found = lab.hardware()
+            assert (found.kind, "freed" in found.why) == AFTER_FREE[name], release
+
+
+def test_mtk_5_10_frees_the_table_of_each_domain():
+    lab = Lab("5.10", "mtk")
+    lab.free_domain(lab.believed_domain(0).name)
     assert "freed" in lab.hardware().why
 
 
