@@ -10,6 +10,7 @@ from iommu_lab.captures.transcript import VOID
 
 KERNELS = {
     "5.10": "5.10.0-46-amd64",
+    "6.0": "6.0.0-6-amd64",
     "6.1": "6.1.0-56-amd64",
     "6.12": "6.12.118+deb13-amd64",
     "7.2": "7.2.13+deb14-amd64",
@@ -260,15 +261,18 @@ def test_a_conventional_bridge_keeps_its_stream_from_what_is_behind_it():
     ("kernel", "answer"), [("5.10", "OK"), ("6.1", "ENODEV"), ("6.12", "ENODEV"), ("7.2", "ENODEV")]
 )
 def test_since_6_1_the_file_of_a_group_that_lost_its_last_device_is_of_no_use(kernel, answer):
-    again = "unbind D; bind D vfio-pci"
+    again = "unbind D; group K D; bind D vfio-pci"
     before = f"dev D 0000:00:03.0; bind D vfio-pci; container C; group G D; {again}; group H D"
     answers = said(kernel, "amd", "single", f"{before}; setcontainer G C")
     assert answers["setcontainer G C"] == answer
+    assert answers["group K D"].endswith("EBUSY" if answer == "OK" else "ENOENT")
     # A new file is that of a new group, or there is the old one and it is in use.
     assert answers["group H D"].endswith("EBUSY" if answer == "OK" else "OK")
 
 
-@pytest.mark.parametrize(("kernel", "answer"), [("6.1", "ENODEV"), ("6.12", "ENODEV")])
+@pytest.mark.parametrize(
+    ("kernel", "answer"), [("6.0", "0x10000ed"), ("6.1", "ENODEV"), ("6.12", "ENODEV")]
+)
 def test_a_device_that_came_back_is_not_that_of_the_group_it_left(kernel, answer):
     script = f"dev D 0000:00:03.0; {READY}; unbind D; bind D vfio-pci; getdev G D"
     answers = said(kernel, "amd", "single", script)
@@ -342,3 +346,10 @@ def test_a_forced_copy_takes_the_dma_in_the_buffers_place_until_it_is_unmapped(a
 def test_only_in_5_10_buffers_that_were_asked_for_are_instead_of_an_iommu(kernel, groups, word):
     answers = said(kernel, "intel", "single", "dev D 0000:00:03.0; gtype D", word)
     assert (answers["gtype D"] != "<ENOENT>") == groups
+
+
+@pytest.mark.parametrize("word", ["intremap=nosid,off", "nointremap"])
+def test_vfio_refuses_where_the_boot_line_leaves_interrupts_as_they_are(word):
+    script = f"dev D 0000:00:03.0; {READY}"
+    assert said("6.1", "intel", "single", script)["setiommu C 3"] == "OK"
+    assert said("6.1", "intel", "single", script, word)["setiommu C 3"] == "EPERM"

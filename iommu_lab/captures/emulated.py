@@ -192,7 +192,8 @@ def setup(
         no_iommu=outside,
     )
     kernel = make_kernel(build.release, row, machine, cmdline, arch)
-    isolated = profile.remaps_interrupts and not words.has("intremap", "off")
+    unmapped = words.has("intremap", "off") or words.options("nointremap")
+    isolated = profile.remaps_interrupts and not unmapped
     # On the arm64 board the translater of messages keeps devices apart, whatever the IOMMU.
     isolated = isolated or arch == "arm64"
     scalable = words.chosen("intel_iommu", "sm_on", "sm_off", build.scalable_mode)
