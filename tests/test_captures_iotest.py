@@ -353,3 +353,12 @@ def test_vfio_refuses_where_the_boot_line_leaves_interrupts_as_they_are(word):
     script = f"dev D 0000:00:03.0; {READY}"
     assert said("6.1", "intel", "single", script)["setiommu C 3"] == "OK"
     assert said("6.1", "intel", "single", script, word)["setiommu C 3"] == "EPERM"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "seen"), [("6.1-arm64", "map=?[0..30] W[31..31] ?[32..63]"), ("6.1", "map=?[0..63]")]
+)
+def test_without_an_iommu_an_arm64_device_reads_registers_where_a_pc_has_memory(kernel, seen):
+    script = "buf A 1; buf RB 1; dev D 0000:00:03.0; bar D; cmd D 0x6; preload D 0x10000000 RB 0"
+    # All ones are the pattern's byte 31.
+    assert seen in said(kernel, "none", "single", f"{script}; wphys D A 64")["wphys D A 64"]
