@@ -89,8 +89,9 @@ class Cell:
     def entrant(
         self, name: str, run: approaches.Run, rows: int | None = None, *, serial: bool = True
     ) -> Entrant:
-        rows = min(rows or len(self.answers[0]), len(self.answers[0]))
-        trace = Trace(*(column[:rows] for column in self.trace))
+        """One who is asked about the first ``rows`` of the trace, or about it again and again."""
+        rows = rows or len(self.answers[0])
+        trace = Trace(*(np.resize(column, rows) for column in self.trace))
         code, addr = np.empty(rows, np.uint8), np.empty(rows, np.uint64)
         return Entrant(name, lambda: run(trace, code, addr), rows, (code, addr), serial)
 
@@ -110,11 +111,9 @@ class Cell:
 def entrants(cell: Cell, pattern: str, m: int) -> Iterator[Entrant]:
     """Everybody who is asked in this cell, about the same rows; the Python loop about fewer."""
     compiled = find_spec("numba") is not None
-    yield cell.entrant(OURS, ours(cell.checker))
-    if compiled:
-        yield cell.entrant(TWO_CORES, ours(cell.checker, threads=2), serial=False)
-    yield cell.entrant("iommu_lab, no numba", ours_without_numba(cell.checker))
     rows = len(cell.trace.iova)
+    yield cell.entrant(OURS, ours(cell.checker))
+    yield cell.entrant("iommu_lab, no numba", ours_without_numba(cell.checker))
     made: list[tuple[str, Callable[[], approaches.Run], int, bool]] = [
         ("numpy searchsorted", lambda: approaches.numpy_searchsorted(cell.checker), rows, True),
         ("pandas IntervalIndex", lambda: approaches.pandas_intervals(cell.checker), rows, True),
@@ -127,6 +126,16 @@ def entrants(cell: Cell, pattern: str, m: int) -> Iterator[Entrant]:
             yield cell.entrant(name, prepare(), rows, serial=serial)
     if compiled:
         yield from cell.limits()
+
+
+def on_two_cores(cell: Cell) -> Iterator[Entrant]:
+    """One core and two, apart from the others: idle threads of their engines take a core's time.
+
+    Two threads take a millisecond to start, so the trace is a longer one.
+    """
+    rows = 10 * len(cell.trace.iova)
+    yield cell.entrant(OURS, ours(cell.checker), rows)
+    yield cell.entrant(TWO_CORES, ours(cell.checker, threads=2), rows, serial=False)
 
 
 def lines(pattern: str, m: int, timed: dict[str, Timing], rounds: int) -> Iterator[Line]:
@@ -167,12 +176,21 @@ def spread(values: Any, digits: int) -> str:
 def compare(rounds: int, rows: int, cells: list[tuple[str, int]]) -> list[Line]:
     found: list[Line] = []
     for pattern, m in cells:
-        cell = Cell(m, DEVICES, pattern, "spread", rows)
-        racing = list(entrants(cell, pattern, m))
-        agree(racing)
-        found += lines(pattern, m, round_robin(racing, rounds), rounds)
-        print(f"{pattern}, {m} mappings: all {len(racing)} agree", flush=True)
+        found += compare_in(Cell(m, DEVICES, pattern, "spread", rows), pattern, m, rounds)
     return found
+
+
+def compare_in(cell: Cell, pattern: str, m: int, rounds: int) -> list[Line]:
+    two: list[Line] = []
+    if find_spec("numba"):
+        pair = list(on_two_cores(cell))
+        agree(pair)
+        _, *two = lines(pattern, m, round_robin(pair, rounds), rounds)
+    racing = list(entrants(cell, pattern, m))
+    agree(racing)
+    one, *others = lines(pattern, m, round_robin(racing, rounds), rounds)
+    print(f"{pattern}, {m} mappings: all {len(racing)} agree", flush=True)
+    return [one, *two, *others]
 
 
 def grid(rows: int, sizes: list[int], devices: list[int]) -> list[Spot]:

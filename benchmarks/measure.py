@@ -63,12 +63,13 @@ def agree(entrants: list[Entrant]) -> None:
         code[:], addr[:] = 255, 0
         entrant.run()
         for told, expected in zip(entrant.answers, reference, strict=True):
-            differs = told != expected[: len(told)]
+            # Some are asked about fewer rows, some about the same ones again and again.
+            differs = told != np.resize(expected, len(told))
             if differs.any():
                 row = int(np.argmax(differs))
                 raise Disagreement(
                     f"{entrant.name} and {entrants[0].name} disagree in {int(differs.sum())} rows, "
-                    f"first in row {row}: {told[row]}, not {expected[row]}"
+                    f"first in row {row}: {told[row]}, not {expected[row % len(expected)]}"
                 )
 
 
