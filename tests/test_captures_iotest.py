@@ -1,12 +1,15 @@
 """What the replay of a script knows of buses, BARs and drivers, in scripts a few lines long."""
 
+import re
+
 import pytest
 
 from iommu_lab.bootline import make_kernel
 from iommu_lab.captures.dialects import parse
 from iommu_lab.captures.iotestlog import answers_of
-from iommu_lab.captures.replay import predict
+from iommu_lab.captures.replay import compare, predict
 from iommu_lab.captures.transcript import VOID
+from iommu_lab.datafiles import datafile
 
 KERNELS = {
     "5.10": "5.10.0-46-amd64",
@@ -362,3 +365,29 @@ def test_without_an_iommu_an_arm64_device_reads_registers_where_a_pc_has_memory(
     script = "buf A 1; buf RB 1; dev D 0000:00:03.0; bar D; cmd D 0x6; preload D 0x10000000 RB 0"
     # All ones are the pattern's byte 31.
     assert seen in said(kernel, "none", "single", f"{script}; wphys D A 64")["wphys D A 64"]
+
+
+# -- a topology that is not in the table -----------------------------------------------------------
+
+
+def unnamed(name: str) -> bytes:
+    """A shipped transcript, of a topology that nobody has a name for."""
+    text = (datafile("captures") / f"{name}.out").read_bytes()
+    return re.sub(rb"topology=\w+", b"topology=mine", text, count=1)
+
+
+@pytest.mark.parametrize("name", ["groups-6.1-switch", "core-6.1-amd", "core-6.1-arm64-on"])
+def test_a_topology_without_a_name_is_read_from_what_is_listed(name):
+    transcript = parse(unnamed(name), name)
+    assert {row.verdict for row in compare(transcript, predict(transcript.inputs))} == {"agree"}
+
+
+def test_the_groups_of_a_topology_without_a_name_are_still_predicted():
+    moved = unnamed("groups-6.1-bridge").replace(b",0000:02:02.0(1234:11e8,drv=-)", b"")
+    moved = moved.replace(
+        b"GROUP 0 ", b"GROUP 9 type=DMA devices=0000:02:02.0(1234:11e8,drv=-)\nGROUP 0 "
+    )
+    transcript = parse(moved, "moved")
+    answers = compare(transcript, predict(transcript.inputs))
+    assert "0000:02:02.0" in next(row.predicted for row in answers if row.what == "GROUP 3")
+    assert {row.what for row in answers if row.verdict != "agree"} == {"GROUP 3", "GROUP 9"}

@@ -409,8 +409,22 @@ def parse(lines: list[str], name: str) -> Transcript:
         words["iommu"],
         uname,
         cmdline or words.get("append", ""),
-        functions_of(words, name),
+        functions_of(words, name, _listed(lines)),
         tuple(steps),
         traced=traced,
     )
     return Transcript(inputs, tuple(answers), finished, len(lines))
+
+
+def _listed(lines: Iterable[str]) -> dict[str, str]:
+    """Each function that a transcript lists: its address, and "vendor:device" if it says so."""
+    found: dict[str, str] = {}
+    for line in lines:
+        if line.startswith("NOGROUP "):
+            found.setdefault(line.split()[1], "")
+        elif line.startswith("GROUP "):
+            found.update(_MEMBER.findall(line))
+    return found
+
+
+_MEMBER = re.compile(r"([\da-f]{4}:[\da-f]{2}:[\da-f]{2}\.[0-7])\(([\da-f]{4}:[\da-f]{4}),drv=")

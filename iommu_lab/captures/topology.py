@@ -149,6 +149,12 @@ def functions(arch: str, iommu: str, topology: str) -> tuple[Function, ...]:
     return tuple(f for f in found if arch != "arm64" or _root(f, found).name.startswith(FIRST_BUS))
 
 
+def onboard(arch: str, iommu: str) -> dict[str, str]:
+    """What every topology of such a machine has: "vendor:device" by address."""
+    own = [OWN_FUNCTION[iommu]] if iommu in OWN_FUNCTION and arch != "s390x" else []
+    return {f.name: f.id for f in (*BOARDS.get(arch, ()), *own)}
+
+
 FIRST_BUS = "0000:00:"
 
 

@@ -11,7 +11,9 @@ replay up to where it ends, but its number would look like a whole one's.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ..errors import UnknownName
@@ -150,7 +152,19 @@ def machine(line: str, name: str, number: int = 1) -> dict[str, str]:
     return words
 
 
-def functions_of(words: dict[str, str], name: str) -> tuple[topology.Function, ...]:
+def functions_of(
+    words: dict[str, str], name: str, listed: Mapping[str, str] = MappingProxyType({})
+) -> tuple[topology.Function, ...]:
+    """The functions of the machine that ``words`` name.
+
+    A topology that is not in the table is taken from what the transcript lists: "vendor:device"
+    by address, "" where it was not said. Which functions there are is then input; in which groups
+    they are stays to be predicted.
+    """
+    if listed and words["topology"] not in topology.TOPOLOGIES:
+        known = topology.onboard(ARCHES.get(words["arch"], ""), words["iommu"])
+        pairs = [(at, ident or known.get(at, "")) for at, ident in sorted(listed.items())]
+        return topology.of_listing([pair for pair in pairs if pair[1]])
     try:
         return topology.functions(ARCHES[words["arch"]], words["iommu"], words["topology"])
     except UnknownName as error:
